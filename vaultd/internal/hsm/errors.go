@@ -1,0 +1,34 @@
+package hsm
+
+import "errors"
+
+// What callers branch on. Everything that a Module returns is one of these,
+// wrapped with the step that failed, or the error of the caller's context.
+var (
+	// ErrIntegrity: a wrapped key or sealed text is not what the module made,
+	// stands under other associated data or another public key, or the module
+	// computed wrongly. Trying again does not help.
+	ErrIntegrity = errors.New("hsm: integrity check failed")
+
+	// ErrPoint: the peer's point is not a P-256 point in the encoding that the
+	// operation takes. The caller's input is bad; the module is well.
+	ErrPoint = errors.New("hsm: not a valid point")
+
+	// ErrUnavailable: the module cannot be reached now and recovering it
+	// failed, or it was closed. A later call may succeed.
+	ErrUnavailable = errors.New("hsm: unavailable")
+
+	// ErrPIN: the token refused the PIN. It is not tried again by itself,
+	// because tokens lock after a few wrong PINs.
+	ErrPIN = errors.New("hsm: PIN refused")
+
+	// ErrNoKey: the token lacks the key, or the key is not for this use.
+	ErrNoKey = errors.New("hsm: no such key")
+
+	// ErrUnfit: the module lacks something the vault cannot do without, or
+	// does not protect keys as asked.
+	ErrUnfit = errors.New("hsm: module unfit")
+
+	// ErrExists: keys are to be created, but the token already holds some.
+	ErrExists = errors.New("hsm: keys exist")
+)
