@@ -1,0 +1,156 @@
+package frame
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+)
+
+// The uplink is the one multiplexed connection from a chatd to a vaultd: TCP
+// with mutual TLS 1.3, dialled by chatd. Each side sends envelopes:
+//
+//	length u32 (of what follows) ‖ connection u32 ‖ frame
+//
+// Connection is chatd's own number for a client's connection, never reused
+// within an uplink; 0 is the uplink itself. The frames on a connection are
+// those of the outer wire (OPEN, ATTACH, DATA, CLOSE, NOTICE, REFUSE), and
+// these, which no client ever sees:
+const (
+	TUplinkHello Type = 0x41 // vaultd→chatd, connection 0, first: version u8 ‖ node 4 ‖ lp(fleet)
+	TUplinkGone  Type = 0x42 // chatd→vaultd: the client's connection has ended
+	TUplinkPing  Type = 0x43 // both, connection 0: answered by a pong
+	TUplinkPong  Type = 0x44 // both, connection 0
+	TUplinkDrain Type = 0x45 // vaultd→chatd, connection 0: open no new sessions here
+)
+
+// UplinkVersion is the version that UplinkHello names.
+const UplinkVersion = 1
+
+const (
+	maxFleet         = 64
+	uplinkHeader     = 4
+	minEnvelope      = uplinkHeader + 1
+	maxEnvelope      = uplinkHeader + MaxFrame
+	envelopeOverhead = 4 + uplinkHeader
+)
+
+// MaxEnvelope is the largest envelope on an uplink, its length field included.
+const MaxEnvelope = 4 + maxEnvelope
+
+// UplinkHello says whom chatd has reached.
+type UplinkHello struct {
+	Version uint8
+	Node    NodeID
+	Fleet   string
+}
+
+// UplinkGone says that a client's connection has ended: its sessions are
+// detached, not closed.
+type UplinkGone struct{}
+
+// UplinkPing asks whether the other side still lives.
+type UplinkPing struct{}
+
+// UplinkPong answers an UplinkPing.
+type UplinkPong struct{}
+
+// UplinkDrain asks chatd to open no new sessions on this node.
+type UplinkDrain struct{}
+
+// Type implements Frame.
+func (UplinkHello) Type() Type { return TUplinkHello }
+func (UplinkGone) Type() Type  { return TUplinkGone }
+func (UplinkPing) Type() Type  { return TUplinkPing }
+func (UplinkPong) Type() Type  { return TUplinkPong }
+func (UplinkDrain) Type() Type { return TUplinkDrain }
+
+// Append implements Frame.
+func (h UplinkHello) Append(b []byte) []byte {
+	b = append(b, byte(TUplinkHello), h.Version)
+	b = append(b, h.Node[:]...)
+	return appendLP(b, h.Fleet, 1, maxFleet)
+}
+
+// Append implements Frame.
+func (UplinkGone) Append(b []byte) []byte  { return append(b, byte(TUplinkGone)) }
+func (UplinkPing) Append(b []byte) []byte  { return append(b, byte(TUplinkPing)) }
+func (UplinkPong) Append(b []byte) []byte  { return append(b, byte(TUplinkPong)) }
+func (UplinkDrain) Append(b []byte) []byte { return append(b, byte(TUplinkDrain)) }
+
+// AppendEnvelope appends f, addressed to a connection.
+func AppendEnvelope(b []byte, conn uint32, f Frame) []byte {
+	at := len(b)
+	b = be.AppendUint32(append(b, 0, 0, 0, 0), conn)
+	b = f.Append(b)
+	be.PutUint32(b[at:], uint32(len(b)-at-4))
+	return b
+}
+
+// AppendRawEnvelope appends a frame that is already encoded: the relay's path,
+// which allocates nothing.
+func AppendRawEnvelope(b []byte, conn uint32, raw []byte) []byte {
+	checkSize("raw frame", len(raw), 1, MaxFrame)
+	b = be.AppendUint32(b, uint32(uplinkHeader+len(raw)))
+	b = be.AppendUint32(b, conn)
+	return append(b, raw...)
+}
+
+// ReadEnvelope reads one envelope into buf, which must hold MaxFrame bytes; raw
+// aliases it. io.EOF means a clean end between two envelopes; a length outside
+// of the limits wraps ErrMalformed.
+func ReadEnvelope(r *bufio.Reader, buf []byte) (conn uint32, raw []byte, err error) {
+	head, err := r.Peek(envelopeOverhead)
+	if err != nil {
+		if err == io.EOF && len(head) != 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	n := be.Uint32(head)
+	if n < minEnvelope || n > maxEnvelope {
+		return 0, nil, fmt.Errorf("%w: envelope of %d bytes", ErrMalformed, n)
+	}
+	conn = be.Uint32(head[4:])
+	if _, err := r.Discard(envelopeOverhead); err != nil {
+		return 0, nil, err
+	}
+	raw = buf[:n-uplinkHeader]
+	if _, err := io.ReadFull(r, raw); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return conn, raw, nil
+}
+
+// ParseUplink reads a frame of an uplink: those of the outer wire and the
+// uplink's own.
+func ParseUplink(b []byte) (Frame, error) {
+	if len(b) == 0 || Type(b[0]) < TUplinkHello {
+		return Parse(b)
+	}
+	r := reader{b: b[1:]}
+	var f Frame
+	switch t := Type(b[0]); t {
+	case TUplinkHello:
+		h := UplinkHello{Version: r.u8()}
+		copy(h.Node[:], r.take(len(h.Node)))
+		h.Fleet = r.lp(1, maxFleet)
+		f = h
+	case TUplinkGone:
+		f = UplinkGone{}
+	case TUplinkPing:
+		f = UplinkPing{}
+	case TUplinkPong:
+		f = UplinkPong{}
+	case TUplinkDrain:
+		f = UplinkDrain{}
+	default:
+		return nil, fmt.Errorf("%w: unknown type 0x%02x", ErrMalformed, uint8(t))
+	}
+	if r.bad || len(r.b) != 0 {
+		return nil, fmt.Errorf("%w: body of type 0x%02x", ErrMalformed, b[0])
+	}
+	return f, nil
+}
