@@ -29,6 +29,7 @@ func samples() []frame.Frame {
 		frame.Goaway{Status: frame.Draining, ReconnectMillis: 1500},
 		frame.Refuse{Refused: frame.TOpen, Tag: 8, Session: sid, Status: frame.RateLimited, RetryMillis: 9, Limit: "OpensPerAccount"},
 		frame.UplinkHello{Version: 1, Node: frame.NodeID{1, 2, 3, 4}, Fleet: "demo"},
+		frame.UplinkPeer{Hash: [32]byte{1, 31: 9}},
 		frame.UplinkGone{}, frame.UplinkPing{}, frame.UplinkPong{}, frame.UplinkDrain{},
 	}
 }

@@ -17,10 +17,11 @@ import (
 // these, which no client ever sees:
 const (
 	TUplinkHello Type = 0x41 // vaultd→chatd, connection 0, first: version u8 ‖ node 4 ‖ lp(fleet)
-	TUplinkGone  Type = 0x42 // chatd→vaultd: the client's connection has ended
-	TUplinkPing  Type = 0x43 // both, connection 0: answered by a pong
-	TUplinkPong  Type = 0x44 // both, connection 0
-	TUplinkDrain Type = 0x45 // vaultd→chatd, connection 0: open no new sessions here
+	TUplinkPeer  Type = 0x42 // chatd→vaultd, before a connection's first OPEN or ATTACH: peer hash 32
+	TUplinkGone  Type = 0x43 // chatd→vaultd: the client's connection has ended
+	TUplinkPing  Type = 0x44 // both, connection 0: answered by a pong
+	TUplinkPong  Type = 0x45 // both, connection 0
+	TUplinkDrain Type = 0x46 // vaultd→chatd, connection 0: open no new sessions here
 )
 
 // UplinkVersion is the version that UplinkHello names.
@@ -44,6 +45,12 @@ type UplinkHello struct {
 	Fleet   string
 }
 
+// UplinkPeer says whose connection it is: SHA-256 of lp(issuer name) ‖ lp(sub) ‖
+// device thumbprint 32, as chatd verified them. vaultd lets a session be
+// attached only to connections of the peer that opened it. It authorises
+// nothing: that takes AUTHORISE, inside the session.
+type UplinkPeer struct{ Hash [32]byte }
+
 // UplinkGone says that a client's connection has ended: its sessions are
 // detached, not closed.
 type UplinkGone struct{}
@@ -59,6 +66,7 @@ type UplinkDrain struct{}
 
 // Type implements Frame.
 func (UplinkHello) Type() Type { return TUplinkHello }
+func (UplinkPeer) Type() Type  { return TUplinkPeer }
 func (UplinkGone) Type() Type  { return TUplinkGone }
 func (UplinkPing) Type() Type  { return TUplinkPing }
 func (UplinkPong) Type() Type  { return TUplinkPong }
@@ -69,6 +77,11 @@ func (h UplinkHello) Append(b []byte) []byte {
 	b = append(b, byte(TUplinkHello), h.Version)
 	b = append(b, h.Node[:]...)
 	return appendLP(b, h.Fleet, 1, maxFleet)
+}
+
+// Append implements Frame.
+func (p UplinkPeer) Append(b []byte) []byte {
+	return append(append(b, byte(TUplinkPeer)), p.Hash[:]...)
 }
 
 // Append implements Frame.
@@ -138,6 +151,10 @@ func ParseUplink(b []byte) (Frame, error) {
 		copy(h.Node[:], r.take(len(h.Node)))
 		h.Fleet = r.lp(1, maxFleet)
 		f = h
+	case TUplinkPeer:
+		var p UplinkPeer
+		copy(p.Hash[:], r.take(len(p.Hash)))
+		f = p
 	case TUplinkGone:
 		f = UplinkGone{}
 	case TUplinkPing:
