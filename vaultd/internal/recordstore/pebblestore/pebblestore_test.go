@@ -1,0 +1,146 @@
+package pebblestore_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/recordstore/pebblestore"
+	"chatvault/vaultd/internal/recordstore/storetest"
+)
+
+// open opens a store that must not fail, quietly.
+func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
+	t.Helper()
+	if o.Fatal == nil {
+		o.Fatal = func(err error) { t.Errorf("fatal: %v", err) }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s, err := pebblestore.Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStore(t *testing.T) {
+	dirs := make(map[recordstore.Store]string)
+	storetest.Run(t, storetest.Maker{
+		New: func(t *testing.T) recordstore.Store {
+			dir := t.TempDir()
+			s := open(t, dir, pebblestore.Options{Create: true})
+			dirs[s] = dir
+			return s
+		},
+		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, dirs[old], pebblestore.Options{})
+			dirs[s] = dirs[old]
+			return s
+		},
+	})
+}
+
+func TestMissingStoreIsNotCreatedUnasked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mistyped")
+	if _, err := pebblestore.Open(dir, pebblestore.Options{}); !errors.Is(err, pebblestore.ErrNoStore) {
+		t.Errorf("no directory: %v", err)
+	}
+	// What is left behind by a failed Open must not pass for a store either.
+	if _, err := pebblestore.Open(dir, pebblestore.Options{}); !errors.Is(err, pebblestore.ErrNoStore) {
+		t.Errorf("once more: %v", err)
+	}
+	s := open(t, dir, pebblestore.Options{Create: true})
+	id := s.StoreID()
+	s.Close()
+	s = open(t, dir, pebblestore.Options{Create: true})
+	defer s.Close()
+	if s.StoreID() != id {
+		t.Error("Create made a new store over an old one")
+	}
+}
+
+func TestDirectoryIsPrivateAndLocked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	s := open(t, dir, pebblestore.Options{Create: true})
+	defer s.Close()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if info, err := os.Stat(d); err != nil || info.Mode() != fs.ModeDir|0o700 {
+			t.Errorf("%s: %v, %v", d, info.Mode(), err)
+		}
+	}
+	if _, err := pebblestore.Open(dir, pebblestore.Options{Create: true}); err == nil {
+		t.Error("a store was opened twice")
+	}
+}
+
+func TestForeignContentIsRefused(t *testing.T) {
+	id := bytes.Repeat([]byte{7}, 16)
+	meta := func(name string, version byte) []byte {
+		b := binary.BigEndian.AppendUint16(nil, uint16(len(name)))
+		return append(append(append(b, name...), version), id...)
+	}
+	record := append([]byte{2}, id...)
+	for name, content := range map[string]map[string][]byte{
+		"no description":     {"anything": []byte("x")},
+		"another kind":       {"\x00": meta("chatvault recordz", 1)},
+		"a later version":    {"\x00": meta("chatvault records", 2)},
+		"a longer one":       {"\x00": append(meta("chatvault records", 1), 0)},
+		"count of no stripe": {"\x00": meta("chatvault records", 1), "\x01\xff\xff": make([]byte, 8)},
+		"count of 7 bytes":   {"\x00": meta("chatvault records", 1), "\x01\x00\x00": make([]byte, 7)},
+		"record in part":     {"\x00": meta("chatvault records", 1), string(record): make([]byte, 8)},
+		"version 0":          {"\x00": meta("chatvault records", 1), string(record): make([]byte, 9)},
+	} {
+		dir := t.TempDir()
+		db, err := pebble.Open(dir, &pebble.Options{Logger: quiet{t}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range content {
+			if err := db.Set([]byte(k), v, pebble.Sync); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db.Close()
+		s, err := pebblestore.Open(dir, pebblestore.Options{Create: true})
+		if err == nil {
+			_, _, err = s.Load(t.Context(), recordstore.ID(id))
+			s.Close()
+		}
+		if !errors.Is(err, pebblestore.ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type quiet struct{ t *testing.T }
+
+func (quiet) Infof(string, ...any)                {}
+func (q quiet) Errorf(format string, args ...any) { q.t.Errorf(format, args...) }
+func (q quiet) Fatalf(format string, args ...any) { q.t.Errorf(format, args...) }
+
+func TestPebblesNewsStayOutOfTheLog(t *testing.T) {
+	var log strings.Builder
+	handler := slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo})
+	s := open(t, t.TempDir(), pebblestore.Options{Create: true, Log: slog.New(handler)})
+	if _, err := s.Swap(t.Context(), recordstore.ID{1}, 0, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if log.Len() != 0 {
+		t.Errorf("logged: %s", log.String())
+	}
+}
