@@ -1,0 +1,70 @@
+package ratelimit
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"chatvault/chatd/internal/clock"
+)
+
+const (
+	// askFor bounds one question to the shared Spender.
+	askFor = 250 * time.Millisecond
+	// restFor is how long it is not asked after it failed, so that a slow
+	// Redis costs one caller a second its time, not every caller.
+	restFor = time.Second
+)
+
+// FailOpen asks a shared Spender, and counts in this process when there is
+// none or while it fails.
+type FailOpen struct {
+	shared Spender // nil: there is none
+	local  *Local
+	clock  clock.Clock
+	change func(err error)
+
+	mu     sync.Mutex
+	failed bool
+	restTo time.Time
+}
+
+// NewFailOpen returns a FailOpen. change is called with an error when shared
+// begins to fail, and with nil when it answers again.
+func NewFailOpen(shared Spender, local *Local, c clock.Clock, change func(error)) *FailOpen {
+	return &FailOpen{shared: shared, local: local, clock: c, change: change}
+}
+
+// Spend decides at once; it waits for the shared Spender 250 ms at most.
+func (f *FailOpen) Spend(ctx context.Context, name string, l Limit, id string) Decision {
+	if f.shared != nil && !f.resting() {
+		ctx, cancel := context.WithTimeout(ctx, askFor)
+		d, err := f.shared.Spend(ctx, name, l, id)
+		cancel()
+		f.note(err)
+		if err == nil {
+			return d
+		}
+	}
+	d, _ := f.local.Spend(ctx, name, l, id)
+	return d
+}
+
+func (f *FailOpen) resting() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clock.Now().Before(f.restTo)
+}
+
+func (f *FailOpen) note(err error) {
+	f.mu.Lock()
+	changed := f.failed != (err != nil)
+	f.failed = err != nil
+	if err != nil {
+		f.restTo = f.clock.Now().Add(restFor)
+	}
+	f.mu.Unlock()
+	if changed {
+		f.change(err)
+	}
+}
