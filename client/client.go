@@ -1,0 +1,148 @@
+// Package client is the SDK: what a phone does to keep its backup key in a
+// vault, and to get it back.
+//
+//	c, err := client.New(client.Config{URL: "wss://vault.example.com/v1/ws", Pins: pins,
+//		Device: deviceKey, Tickets: askOurBackend, Store: store})
+//	...
+//	receipt, err := c.Register(ctx, password, key, client.RegisterOptions{})
+//	...
+//	recovered, err := c.Recover(ctx, password) // on the next phone
+//
+// Every operation connects when it must, reconnects when the network changes,
+// goes on with the same vault session or, when that is gone, with a new one,
+// and never pays twice for a password that the person typed once.
+//
+// Encrypt, Decrypt and the recovery key work without any network.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"time"
+
+	"chatvault/protocol/fleet"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// Defaults of Config.
+const (
+	DefaultTimeout     = 2 * time.Minute
+	DefaultConnectWait = 8 * time.Second
+	DefaultReplyWait   = 10 * time.Second
+	DefaultMaxWait     = 5 * time.Second
+)
+
+// Config is what a Client is made of. URL, Pins, Tickets, Device and Store are
+// required.
+type Config struct {
+	// URL is the relay's endpoint, wss://host[:port]/v1/ws. The fleet bundle
+	// is fetched from /v1/fleet of the same host. ws:// is accepted for
+	// loopback addresses only, unless AllowInsecure.
+	URL string
+	// AllowInsecure accepts ws:// to any host: the relay's TLS hides tickets
+	// and who talks from the network. For test beds.
+	AllowInsecure bool
+	// TLS is used for both; nil means the system's roots. It is cloned.
+	TLS *tls.Config
+	// Pins name the fleet, its two signers and the lowest bundle epoch. The
+	// Store may raise the epoch, never lower it.
+	Pins fleet.Pins
+	// Tickets asks the app's backend for a ticket for Device. It is called
+	// when there is none, before the last one ends, and when the relay or the
+	// vault says that it has ended; then it must bring another one. It may be
+	// called from a goroutine of the Client, never twice at once.
+	Tickets func(ctx context.Context) (string, error)
+	// Device is the device key that tickets are bound to.
+	Device ticket.DeviceKey
+	// Store keeps the Client's state; see there.
+	Store Store
+	// Notice is called, when set, for each doorbell of the relay: something
+	// has happened to this account, ask Status. It must not block.
+	Notice func()
+	// Dial makes the TCP connections; nil means net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Timeout bounds one operation, reconnecting included, besides its
+	// context. 0 means DefaultTimeout.
+	Timeout time.Duration
+	// ConnectWait bounds one attempt to connect, to READY; also how long an
+	// operation tries before its first vault session stands. 0 means
+	// DefaultConnectWait.
+	ConnectWait time.Duration
+	// ReplyWait is how long a request waits before its bytes are repeated,
+	// because the request or its reply may be lost. 0 means DefaultReplyWait.
+	ReplyWait time.Duration
+	// MaxWait is the longest "retry in" of a relay or vault that an operation
+	// waits out by itself; a longer one is returned as an Error. 0 means
+	// DefaultMaxWait.
+	MaxWait time.Duration
+
+	// Logger receives what happens, without secrets; nil discards.
+	Logger *slog.Logger
+	// Now is the clock, for tests of expiry; nil means time.Now.
+	Now func() time.Time
+}
+
+// check fills in the defaults, and says what cannot work.
+func (cfg Config) check() (Config, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return cfg, errors.New("client: URL must be like wss://host[:port]" + frame.Path)
+	}
+	switch u.Scheme {
+	case "wss":
+	case "ws":
+		if !cfg.AllowInsecure && !loopback(u.Hostname()) {
+			return cfg, fmt.Errorf("client: ws:// to %s, which is not loopback: use wss://", u.Hostname())
+		}
+	default:
+		return cfg, errors.New("client: URL must begin with wss:// or ws://")
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = frame.Path
+	}
+	cfg.URL = u.String()
+	switch {
+	case cfg.Tickets == nil:
+		return cfg, errors.New("client: Config.Tickets is missing")
+	case cfg.Device.IsZero():
+		return cfg, errors.New("client: Config.Device is missing")
+	case cfg.Store == nil:
+		return cfg, errors.New("client: Config.Store is missing")
+	}
+	if _, err := cfg.Pins.MarshalJSON(); err != nil {
+		return cfg, fmt.Errorf("client: %w", err)
+	}
+	cfg.Timeout = orDefault(cfg.Timeout, DefaultTimeout)
+	cfg.ConnectWait = orDefault(cfg.ConnectWait, DefaultConnectWait)
+	cfg.ReplyWait = orDefault(cfg.ReplyWait, DefaultReplyWait)
+	cfg.MaxWait = orDefault(cfg.MaxWait, DefaultMaxWait)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return cfg, nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d <= 0 {
+		return def
+	}
+	return d
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
