@@ -1,0 +1,199 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chatvault/protocol/frame"
+	"chatvault/protocol/opaque"
+	"chatvault/protocol/vaultmsg"
+	"chatvault/vaultd/internal/record"
+	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/rules"
+)
+
+// recoverStart takes KE1: charge, store, and only then evaluate.
+func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart) vaultmsg.Reply {
+	ke1, err := opaque.ParseKE1(m.KE1[:])
+	if err != nil {
+		return vaultmsg.Reply{Status: frame.Malformed} // A3: uncharged, nothing was evaluated
+	}
+	c.dropAttempt()
+	a := &attempt{Attempt: rules.Attempt{Device: c.device}, ends: c.v.cfg.Now().Add(c.v.cfg.AKE)}
+	var live record.Record
+	var verdict rules.Verdict
+	err = c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+		if r != nil {
+			a.generation = r.Generation
+			a.ID = vaultmsg.AttemptID(r.Generation, c.device, ke1.BlindedMessage)
+		}
+		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
+		live = record.Record{}
+		if r != nil {
+			live = *r
+		}
+		return r, verdict.Write, nil
+	})
+	if err != nil {
+		return c.chargeInDoubt(ctx, a, err)
+	}
+	if verdict.Status != frame.OK {
+		c.v.pretend(ctx, c.account, ke1)
+		a.refused, a.until = verdict.Status, verdict.Until
+		c.attempt = a
+		return vaultmsg.Reply{Status: verdict.Status, Left: uint8(live.Left()), Until: verdict.Until}
+	}
+	// The charge is durable: from here on, and not before, the HSM may evaluate.
+	reply := vaultmsg.Reply{Charged: true, Left: uint8(live.Left())}
+	ke2, err := c.generateKE2(ctx, a, &live, ke1)
+	if err != nil {
+		c.v.cfg.Logger.Error("operation failed", "op", "evaluate", "err", err)
+		reply.Status = frame.Unavailable // the entry is open: the same blind goes on, uncharged
+		return reply
+	}
+	c.attempt = a
+	body := vaultmsg.RecoverStarted{Generation: a.generation, KSF: live.KSF}
+	copy(body.KE2[:], ke2.Bytes())
+	reply.Body = body
+	return reply
+}
+
+func (c *Conversation) generateKE2(ctx context.Context, a *attempt, r *record.Record, ke1 opaque.KE1) (opaque.KE2, error) {
+	stored, err := opaque.ParseRegistrationRecord(r.OPAQUE[:])
+	if err != nil {
+		return opaque.KE2{}, fmt.Errorf("stored registration: %w", err)
+	}
+	ke2, state, err := opaque.GenerateKE2(ctx, opaque.ServerParams{
+		ServerIdentity:  []byte(c.v.cfg.Fleet),
+		ServerPublicKey: c.v.serverPublic,
+		Evaluate:        c.v.evaluate(r.OPRFKey[:], r.OPRFPublic[:]),
+		DH:              c.v.staticDH,
+		Context:         vaultmsg.Context(r.KSF, c.h),
+	}, stored, vaultmsg.ClientIdentity(c.account.Issuer, c.account.Subject, a.generation), ke1)
+	a.state = state
+	return ke2, err
+}
+
+// chargeInDoubt answers when the charge was not stored, or maybe was. Nothing
+// has been evaluated. It looks once more, so as to tell the truth about the
+// charge; if it cannot, it says that there was one.
+func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, cause error) vaultmsg.Reply {
+	c.v.cfg.Logger.Error("operation failed", "op", "charge", "err", cause)
+	reply := vaultmsg.Reply{Status: frame.Unavailable, Charged: true}
+	if !errors.Is(cause, recordstore.ErrUnknown) {
+		reply.Charged = false
+	}
+	r, _, err := c.v.records.load(ctx, c.id)
+	if err != nil {
+		return reply
+	}
+	reply.Charged, reply.Left = false, leftOf(r)
+	if r != nil {
+		for _, e := range r.Entries {
+			reply.Charged = reply.Charged || e.Attempt == a.ID
+		}
+	}
+	return reply
+}
+
+// recoverFinish takes KE3: restore, store, and only then release the wrapped key.
+func (c *Conversation) recoverFinish(ctx context.Context, m vaultmsg.RecoverFinish) vaultmsg.Reply {
+	a := c.attempt
+	if a == nil {
+		c.idleWrite(ctx)
+		return vaultmsg.Reply{Status: frame.NoAttempt}
+	}
+	if a.refused != frame.OK {
+		return c.repeatRefusal(ctx)
+	}
+	if !c.v.cfg.Now().Before(a.ends) {
+		c.dropAttempt() // the entry stays open: the same blind goes on, uncharged
+		c.idleWrite(ctx)
+		return vaultmsg.Reply{Status: frame.NoAttempt, Charged: true}
+	}
+	if !a.verified {
+		key, err := a.state.Finish(opaque.KE3{ClientMAC: m.KE3})
+		a.state = nil
+		if err != nil {
+			return c.fail(ctx, vaultmsg.EventWrongFinish)
+		}
+		a.verified, a.ke3, a.sessionKey = true, m.KE3, key
+	}
+	if a.ke3 != m.KE3 {
+		return vaultmsg.Reply{Status: frame.Malformed, Charged: true}
+	}
+	return c.restore(ctx, a)
+}
+
+func (c *Conversation) restore(ctx context.Context, a *attempt) vaultmsg.Reply {
+	var wrap [vaultmsg.WrapSize]byte
+	var failures uint32
+	var left uint8
+	var verdict rules.Verdict
+	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+		if r != nil {
+			// all but this one, which was charged too
+			failures = r.Failures() - min(r.Failures(), 1)
+			wrap = r.Wrap
+		}
+		verdict = rules.Restore(r, a.Attempt, a.generation, a.charge, c.v.cfg.Now())
+		left = leftOf(r)
+		return r, verdict.Write, nil
+	})
+	if err != nil {
+		reply := c.unavailable("restore", err)
+		reply.Charged = true // until it is restored; the same KE3 may come again
+		return reply
+	}
+	if verdict.Status != frame.OK {
+		c.dropAttempt()
+		return vaultmsg.Reply{Status: verdict.Status, Charged: true, Left: left}
+	}
+	body := vaultmsg.Recovered{Generation: a.generation, Failures: failures}
+	body.Release = vaultmsg.SealRelease(a.sessionKey.Key, a.ID, wrap)
+	c.ke3 = a.generation
+	c.dropAttempt()
+	return vaultmsg.Reply{Left: left, Body: body}
+}
+
+// abort takes the client's word that KE2 did not verify.
+func (c *Conversation) abort(ctx context.Context) vaultmsg.Reply {
+	if c.attempt == nil {
+		c.idleWrite(ctx)
+		return vaultmsg.Reply{Status: frame.NoAttempt}
+	}
+	if c.attempt.refused != frame.OK {
+		return c.repeatRefusal(ctx)
+	}
+	return c.fail(ctx, vaultmsg.EventFailed)
+}
+
+// fail closes the attempt. The charge stands.
+func (c *Conversation) fail(ctx context.Context, kind vaultmsg.EventKind) vaultmsg.Reply {
+	a := c.attempt
+	defer c.dropAttempt()
+	reply := vaultmsg.Reply{Charged: true}
+	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+		verdict := rules.Fail(r, a.Attempt, a.generation, kind, c.v.cfg.Now(), c.v.cfg.Params)
+		reply.Status, reply.Left = verdict.Status, leftOf(r)
+		return r, verdict.Write, nil
+	})
+	if err != nil {
+		reply = c.unavailable("fail", err)
+		reply.Charged = true
+	}
+	return reply
+}
+
+// repeatRefusal is the third exchange of an attempt that was refused: the same
+// answer, and the same write.
+func (c *Conversation) repeatRefusal(ctx context.Context) vaultmsg.Reply {
+	a := c.attempt
+	c.dropAttempt()
+	c.idleWrite(ctx)
+	return vaultmsg.Reply{Status: a.refused, Until: a.until}
+}
+
+// idleWrite stores what a verdict would have stored, where there is none.
+func (c *Conversation) idleWrite(ctx context.Context) { _ = c.v.decoyWrite(ctx, c.account) }

@@ -1,0 +1,136 @@
+// Package vault is what one vault node does with a request: it authorises,
+// loads the record, asks the rules, stores, and only then evaluates and answers.
+//
+// It links neither PKCS#11 nor any network: the HSM and the store are
+// interfaces, and a request comes as bytes from package session.
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"chatvault/protocol/opaque"
+	"chatvault/protocol/oprf"
+	"chatvault/protocol/ticket"
+	"chatvault/vaultd/internal/hsm"
+	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/rules"
+)
+
+// Config is what a vault is made of.
+type Config struct {
+	Fleet    string
+	Store    recordstore.Store
+	HSM      hsm.Module
+	Tickets  *ticket.Verifier
+	Params   rules.Params
+	Epoch    uint32        // of the seal key that new records get, from 1
+	AKE      time.Duration // how long a KE3 may follow its KE2; 60 s
+	Pending  time.Duration // how long a registration may be finished; 10 min
+	MaxStart int           // registrations in progress on this node; 10,000
+	Now      func() time.Time
+	Logger   *slog.Logger
+}
+
+// Vault is one node's vault. All methods are safe for concurrent use.
+type Vault struct {
+	cfg          Config
+	records      *records
+	pending      *pending
+	serverPublic []byte // the OPAQUE key, compressed, 33 bytes
+	decoy        decoy
+	locks        [256]sync.Mutex // by record id: spares colliding swaps, guards nothing
+}
+
+// New readies a vault: it asks the HSM for its public key, and for a decoy OPRF
+// key that makes refusals cost what evaluations do.
+func New(ctx context.Context, cfg Config) (*Vault, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.AKE == 0 {
+		cfg.AKE = time.Minute
+	}
+	if cfg.Pending == 0 {
+		cfg.Pending = 10 * time.Minute
+	}
+	if cfg.MaxStart == 0 {
+		cfg.MaxStart = 10_000
+	}
+	if cfg.Epoch < 1 || cfg.Epoch > hsm.Epochs {
+		return nil, fmt.Errorf("epoch %d: the fleet has seal keys 1 to %d", cfg.Epoch, hsm.Epochs)
+	}
+	public, err := cfg.HSM.Public(ctx, hsm.Opaque)
+	if err != nil {
+		return nil, fmt.Errorf("opaque public key: %w", err)
+	}
+	v := &Vault{cfg: cfg, pending: newPending(cfg.Pending, cfg.MaxStart)}
+	if v.serverPublic, err = oprf.Compress(public); err != nil {
+		return nil, fmt.Errorf("opaque public key: %w", err)
+	}
+	v.records = &records{fleet: cfg.Fleet, epoch: cfg.Epoch, store: cfg.Store, hsm: cfg.HSM}
+	if v.decoy, err = newDecoy(ctx, cfg.HSM); err != nil {
+		return nil, fmt.Errorf("decoy key: %w", err)
+	}
+	return v, nil
+}
+
+// Sweep settles every record once: what is used up and has no open attempt left
+// becomes a tombstone, without anybody touching it. It returns how many did.
+func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
+	var after recordstore.ID
+	var failed error
+	for {
+		ids, err := v.cfg.Store.Scan(ctx, after, 1000)
+		if err != nil {
+			return destroyed, fmt.Errorf("scan: %w", err)
+		}
+		if len(ids) == 0 {
+			return destroyed, failed
+		}
+		for _, id := range ids {
+			// One record that does not open must not keep the others alive.
+			changed, err := v.settle(ctx, id)
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("record %s: %w", id, err))
+			}
+			if changed {
+				destroyed++
+			}
+		}
+		after = ids[len(ids)-1]
+	}
+}
+
+// settle tries once: a collision means that somebody else touches the record,
+// and settles it.
+func (v *Vault) settle(ctx context.Context, id recordstore.ID) (changed bool, err error) {
+	r, version, err := v.records.load(ctx, id)
+	if err != nil || r == nil || !rules.Settle(r, v.cfg.Now(), v.cfg.Params) {
+		return false, err
+	}
+	err = v.records.swap(ctx, id, version, r)
+	if errors.Is(err, recordstore.ErrConflict) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// evaluate returns the OPRF evaluation under a record's wrapped key.
+func (v *Vault) evaluate(wrapped, public []byte) opaque.EvaluateFunc {
+	return func(ctx context.Context, blinded []byte) ([]byte, error) {
+		return v.cfg.HSM.Evaluate(ctx, wrapped, public, blinded)
+	}
+}
+
+// staticDH is the server's half of 3DH that needs its static key.
+func (v *Vault) staticDH(ctx context.Context, peer []byte) ([]byte, error) {
+	return v.cfg.HSM.DH(ctx, hsm.Opaque, peer)
+}
