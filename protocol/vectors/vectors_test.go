@@ -12,6 +12,7 @@ var loaders = map[string]struct {
 	count int
 	load  func() []string
 }{
+	"argon2id.json":         {2, names(Argon2id, func(c Argon2idCase) Source { return c.Source })},
 	"hashtocurve_p256.json": {5, names(HashToCurveP256, func(c H2C) Source { return c.Source })},
 	"elements_p256.json":    {26, names(Elements, func(c ElementCase) Source { return c.Source })},
 	"oprf_p256.json":        {2, names(OPRF, func(c OPRFCase) Source { return c.Source })},
