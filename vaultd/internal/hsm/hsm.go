@@ -39,8 +39,10 @@ type Evaluator interface {
 	// Evaluate is BlindEvaluate of RFC 9497 §3.3.1: k times point (PointSize,
 	// as is the result). public must be the K that NewOPRFKey returned with
 	// wrapped. A wrapped key that was tampered with, or that does not belong
-	// to public, is ErrIntegrity. Repeating a call is harmless: it gives the
-	// same result.
+	// to public, is ErrIntegrity. Only -K is not told from K by a module that
+	// sees x-coordinates: it gives the negative product, so public must come
+	// from an authenticated record, as wrapped must. Repeating a call is
+	// harmless: it gives the same result.
 	Evaluate(ctx context.Context, wrapped, public, point []byte) ([]byte, error)
 }
 

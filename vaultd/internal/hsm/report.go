@@ -10,6 +10,9 @@ type CheckResult struct {
 	Name   string `json:"name"`   // what was tried
 	OK     bool   `json:"ok"`     // whether it worked
 	Detail string `json:"detail"` // what was seen, or what went wrong
+
+	// Advisory: worth knowing when it fails, but a vault works without.
+	Advisory bool `json:"advisory,omitempty"`
 }
 
 // Report says whether a module can carry a vault.
@@ -19,18 +22,29 @@ type Report struct {
 	Checks []CheckResult `json:"checks"`
 }
 
-// Fit is true if something was tried and everything worked.
+// Fit is true if something was tried and everything needed worked.
 func (r Report) Fit() bool { return len(r.Checks) > 0 && len(r.Missing()) == 0 }
 
-// Missing names the checks that failed.
+// Missing names what a vault cannot do without and the module lacks.
 func (r Report) Missing() []string {
 	var names []string
 	for _, c := range r.Checks {
-		if !c.OK {
+		if !c.OK && !c.Advisory {
 			names = append(names, c.Name)
 		}
 	}
 	return names
+}
+
+// Why says in one line what is missing, with the details.
+func (r Report) Why() string {
+	var parts []string
+	for _, c := range r.Checks {
+		if !c.OK && !c.Advisory {
+			parts = append(parts, c.Name+": "+c.Detail)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // String is the report for people, one line per check.
@@ -39,7 +53,10 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "module  %s\ntoken   %s\n", r.Module, r.Token)
 	for _, c := range r.Checks {
 		mark := "ok     "
-		if !c.OK {
+		switch {
+		case !c.OK && c.Advisory:
+			mark = "weak   "
+		case !c.OK:
 			mark = "MISSING"
 		}
 		fmt.Fprintf(&b, "%s %-34s %s\n", mark, c.Name, c.Detail)
