@@ -6,6 +6,10 @@ import (
 	"crypto/mlkem"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+
+	"chatvault/protocol/secret"
 
 	"github.com/flynn/noise"
 )
@@ -149,6 +153,12 @@ func (i *Initiator) ReadMessage2(msg []byte) (*Session, error) {
 }
 
 func (i *Initiator) discard() { i.state, i.kem = nil, nil }
+
+// Format implements fmt.Formatter for every verb: %s would print the keys.
+func (*Initiator) Format(f fmt.State, _ rune) { io.WriteString(f, secret.Redacted) }
+
+// LogValue implements slog.LogValuer.
+func (*Initiator) LogValue() slog.Value { return slog.StringValue(secret.Redacted) }
 
 // Respond is the vault's side of the whole handshake: it reads message 1 (1,265
 // bytes), asks dh once for the static key's product, and returns message 2

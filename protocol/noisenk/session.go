@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"log/slog"
 	"sync"
+
+	"chatvault/protocol/secret"
 
 	"github.com/flynn/noise"
 )
@@ -90,3 +94,9 @@ func additionalData(sessionID []byte, direction byte, seq uint32) []byte {
 	ad = append(ad, direction)
 	return binary.BigEndian.AppendUint32(ad, seq)
 }
+
+// Format implements fmt.Formatter for every verb: %s would print the keys.
+func (*Session) Format(f fmt.State, _ rune) { io.WriteString(f, secret.Redacted) }
+
+// LogValue implements slog.LogValuer.
+func (*Session) LogValue() slog.Value { return slog.StringValue(secret.Redacted) }

@@ -3,6 +3,8 @@ package noisenk
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math"
 	"sync"
 	"testing"
@@ -91,5 +93,20 @@ func TestHandshakeHashIsACopy(t *testing.T) {
 	a.HandshakeHash()[0] ^= 1
 	if !bytes.Equal(a.HandshakeHash(), want) {
 		t.Error("a caller changed the session's handshake hash")
+	}
+}
+
+func TestNothingPrintsKeys(t *testing.T) {
+	s, _ := sessions(t)
+	i, _ := newInitiatorT(t, newKey(t))
+	for _, v := range []any{s, i} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
+			if got := fmt.Sprintf(verb, v); got != "[redacted]" {
+				t.Errorf("%s prints %s", verb, got)
+			}
+		}
+		if got := slog.AnyValue(v).Resolve().String(); got != "[redacted]" {
+			t.Errorf("slog prints %s", got)
+		}
 	}
 }
