@@ -3,8 +3,8 @@
 // files, signals, sizes in bytes.
 //
 // Settings come from flags, then from the file that --config names, then from
-// defaults: never from environment variables, which every child process and
-// crash report inherits.
+// defaults: never from environment variables, which every child process
+// inherits.
 package cmdline
 
 import (
