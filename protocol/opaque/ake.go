@@ -45,7 +45,7 @@ func deriveKeys(preambleHash [Nh]byte, dh1, dh2, dh3 []byte) (k akeKeys) {
 	return k
 }
 
-// deriveSecret is Derive-Secret of RFC 9807 section 6.4.2.2: Expand-Label with
+// deriveSecret is Derive-Secret of RFC 9807 section 6.4.2.1: Expand-Label with
 // a CustomLabel of length, label and transcript hash.
 func deriveSecret(s secret.Key, label string, transcriptHash []byte) secret.Key {
 	label = "OPAQUE-" + label

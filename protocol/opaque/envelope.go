@@ -42,8 +42,8 @@ func (rwd randomizedPassword) envelopeKeys(nonce [Nn]byte) (k envelopeKeys, err 
 	return k, err
 }
 
-// authTag is the MAC over nonce and CleartextCredentials, RFC 9807 section
-// 4.1.1 and 4.1.2.
+// authTag is the MAC over nonce and CleartextCredentials, RFC 9807 sections
+// 4 and 4.1.2.
 func (k envelopeKeys) authTag(nonce [Nn]byte, serverPublicKey [Npk]byte, id identities) [Nh]byte {
 	msg := concat(Nn+Npk+2+len(id.server)+2+len(id.client), nonce[:], serverPublicKey[:])
 	msg = appendVector(msg, id.server)

@@ -72,7 +72,7 @@ func DeriveOPRFKey(oprfSeed, credentialIdentifier []byte) (oprf.PrivateKey, erro
 }
 
 // deriveDiffieHellmanKeyPair is DeriveDiffieHellmanKeyPair of RFC 9807
-// section 6.4.1.
+// section 6.4.1.2.
 func deriveDiffieHellmanKeyPair(seed [Nseed]byte) (oprf.PrivateKey, [Npk]byte, error) {
 	sk, pk, err := oprf.DeriveKeyPair(seed[:], []byte("OPAQUE-DeriveDiffieHellmanKeyPair"))
 	if err != nil {
@@ -81,7 +81,7 @@ func deriveDiffieHellmanKeyPair(seed [Nseed]byte) (oprf.PrivateKey, [Npk]byte, e
 	return sk, [Npk]byte(pk), nil
 }
 
-// diffieHellman is DiffieHellman of RFC 9807 section 6.4.1. For P-256 the
+// diffieHellman is DiffieHellman of RFC 9807 section 6.4.1.2. For P-256 the
 // result is the compressed point, not its x-coordinate.
 func diffieHellman(k oprf.PrivateKey, b [Npk]byte) ([]byte, error) {
 	return oprf.Evaluate(k, b[:])

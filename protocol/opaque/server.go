@@ -17,7 +17,7 @@ import (
 type EvaluateFunc func(ctx context.Context, blinded []byte) (evaluated []byte, err error)
 
 // DHFunc multiplies an element (33 bytes) by the server's static private key:
-// DiffieHellman of RFC 9807 section 6.4.1, 33 bytes.
+// DiffieHellman of RFC 9807 section 6.4.1.2, 33 bytes.
 type DHFunc func(ctx context.Context, peer []byte) (point []byte, err error)
 
 // ServerParams is what a server must know and do for one login.

@@ -51,7 +51,7 @@ func BlindInput(input []byte, blind Blind) (blindedElement []byte, err error) {
 }
 
 // Evaluate is BlindEvaluate of RFC 9497 section 3.3.1, in software. It is also
-// DiffieHellman of RFC 9807 section 6.4.1: a scalar times a checked element.
+// DiffieHellman of RFC 9807 section 6.4.1.2: a scalar times a checked element.
 func Evaluate(key PrivateKey, blindedElement []byte) (evaluatedElement []byte, err error) {
 	if _, err := deserializeScalar(key.Key); err != nil {
 		return nil, err
