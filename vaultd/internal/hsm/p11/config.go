@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"chatvault/protocol/cmdline"
 	"chatvault/protocol/secret"
 	"chatvault/vaultd/internal/hsm"
 	"chatvault/vaultd/internal/hsm/pkcs11uri"
@@ -27,9 +28,10 @@ type Config struct {
 	// does not parse is ErrConfig.
 	URI string
 
-	// ReadPIN reads the file of pin-source, and refuses one that others may
-	// read. Its error is passed on as ErrConfig. Required.
-	ReadPIN func(path string) (secret.Bytes, error)
+	// PINFile is the file with the user's PIN, of mode 0600 or less, when URI
+	// has no pin-source. Neither or both is ErrConfig, as is a file that
+	// cmdline.ReadSecretFile refuses. It is read once.
+	PINFile string
 
 	// Sessions is how many HSM sessions there are, and so how many calls the
 	// module works on at a time. 0 means DefaultSessions.
@@ -75,11 +77,17 @@ func (c Config) settings() (settings, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.uri.PINSource == "" {
-		return settings{}, fmt.Errorf("%w: the URI names no file with the PIN; add pin-source=file:/…", hsm.ErrConfig)
+	file := c.PINFile
+	switch {
+	case s.uri.PINSource == "" && file == "":
+		return settings{}, fmt.Errorf("%w: no file with the PIN is named; add pin-source=file:/… to the URI", hsm.ErrConfig)
+	case s.uri.PINSource != "" && file != "":
+		return settings{}, fmt.Errorf("%w: two files with the PIN are named", hsm.ErrConfig)
+	case file == "":
+		file = s.uri.PINSource
 	}
-	if s.pin, err = c.ReadPIN(s.uri.PINSource); err != nil {
-		return settings{}, fmt.Errorf("%w: PIN file: %w", hsm.ErrConfig, err)
+	if s.pin, err = cmdline.ReadSecretFile(file); err != nil {
+		return settings{}, fmt.Errorf("%w: PIN: %w", hsm.ErrConfig, err)
 	}
 	return s, nil
 }

@@ -1,26 +1,18 @@
 package p11
 
 import (
-	"bytes"
-	"os"
 	"testing"
 
 	"github.com/miekg/pkcs11"
 
-	"chatvault/protocol/secret"
 	"chatvault/vaultd/internal/hsm/hsmtest"
 )
-
-func readPIN(path string) (secret.Bytes, error) {
-	raw, err := os.ReadFile(path)
-	return secret.Bytes(bytes.TrimRight(raw, "\n")), err
-}
 
 // provisioned is a token that holds all keys.
 func provisioned(t testing.TB) hsmtest.Token {
 	t.Helper()
 	token := hsmtest.NewSoftHSM(t)
-	if err := Provision(t.Context(), Config{URI: token.URI, ReadPIN: readPIN}); err != nil {
+	if err := Provision(t.Context(), Config{URI: token.URI}); err != nil {
 		t.Fatal(err)
 	}
 	return token
@@ -44,9 +36,6 @@ func opened(t testing.TB, config Config) *Module {
 // settingsOf is config with another loader in place.
 func settingsOf(t testing.TB, config Config, load loader) settings {
 	t.Helper()
-	if config.ReadPIN == nil {
-		config.ReadPIN = readPIN
-	}
 	s, err := config.settings()
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 func TestSuite(t *testing.T) {
 	token := provisioned(t)
 	hsmtest.Run(t, func(t *testing.T) hsm.Module {
-		m, err := Open(t.Context(), Config{URI: token.URI, ReadPIN: readPIN})
+		m, err := Open(t.Context(), Config{URI: token.URI})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -20,7 +20,7 @@ func TestSuite(t *testing.T) {
 
 func TestProbeSoftHSM(t *testing.T) {
 	token := hsmtest.NewSoftHSM(t)
-	report, err := Probe(t.Context(), Config{URI: token.URI, ReadPIN: readPIN})
+	report, err := Probe(t.Context(), Config{URI: token.URI})
 	if err != nil || !report.Fit() {
 		t.Fatalf("%v\n%v", err, report)
 	}

@@ -60,10 +60,10 @@ func (p *provisioner) run(ctx context.Context) error {
 			err = p.make(key)
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("make key %s: %w", key, err), p.undo())
+			return errors.Join(fmt.Errorf("make key %s: %w", key, err), p.undo(key))
 		}
 	}
-	return nil
+	return p.alone()
 }
 
 func (p *provisioner) refuseExisting() error {
@@ -158,15 +158,43 @@ func (p *provisioner) kept(handle pkcs11.ObjectHandle, template attributes) erro
 	return nil
 }
 
-func (p *provisioner) undo() error {
+// undo destroys what was made. The key that failed is looked for by its label:
+// the module may have made it before it failed to say so.
+func (p *provisioner) undo(failed hsm.Key) error {
 	left := 0
 	for _, handle := range p.made {
 		if err := p.api.DestroyObject(p.session, handle); err != nil {
 			left++
 		}
 	}
+	for _, class := range []uint{class(failed), pkcs11.CKO_PUBLIC_KEY} {
+		found, err := find(p.api, p.session, class, p.label(failed))
+		if err != nil {
+			left++
+		}
+		for _, handle := range found {
+			if err := p.api.DestroyObject(p.session, handle); err != nil {
+				left++
+			}
+		}
+	}
 	if left > 0 {
-		return fmt.Errorf("%d objects made before could not be destroyed: initialise the token again", left)
+		return fmt.Errorf("the token may hold some of the keys now (%d calls failed while undoing): initialise it again", left)
+	}
+	return nil
+}
+
+// alone checks that no other init made keys at the same time.
+func (p *provisioner) alone() error {
+	for _, key := range hsm.Keys() {
+		found, err := find(p.api, p.session, class(key), p.label(key))
+		if err != nil {
+			return err
+		}
+		if len(found) != 1 {
+			return fmt.Errorf("%w: the token holds %d keys labelled %s, so another init ran at the same time; "+
+				"initialise the token again", hsm.ErrExists, len(found), p.label(key))
+		}
 	}
 	return nil
 }
