@@ -118,13 +118,11 @@ func (s *Store) writeMeta(create bool) (err error) {
 
 func (s *Store) setSynced(key, value []byte) (err error) {
 	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("committing: %v", r)
+		if err = orPanic(err, recover()); err != nil {
 			s.fail(err)
 		}
 	}()
 	if err := s.db.Set(key, value, pebble.Sync); err != nil {
-		s.fail(err)
 		return err
 	}
 	if s.failed.Load() {

@@ -36,6 +36,21 @@ func pebbleOptions(o Options, logger pebble.Logger) *pebble.Options {
 	return po
 }
 
+// openPebble opens the database. Its files stay open when Pebble panics.
+func openPebble(dir string, po *pebble.Options) (db *pebble.DB, err error) {
+	defer func() { err = orPanic(err, recover()) }()
+	return pebble.Open(dir, po)
+}
+
+// orPanic makes an error of a panic, deferred: Pebble panics when it cannot write
+// its log or its marker files.
+func orPanic(err error, panicked any) error {
+	if panicked != nil {
+		return fmt.Errorf("pebble gave up: %v", panicked)
+	}
+	return err
+}
+
 // privateFS makes directories that only their owner may enter; Pebble would make
 // them 0755.
 type privateFS struct{ vfs.FS }

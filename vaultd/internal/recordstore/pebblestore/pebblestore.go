@@ -107,7 +107,7 @@ func Open(dir string, o Options) (*Store, error) {
 		s.stripes[i].lock = make(chan struct{}, 1)
 		s.stripes[i].lock <- struct{}{}
 	}
-	db, err := pebble.Open(dir, pebbleOptions(o, logger{s.log, s.fail}))
+	db, err := openPebble(dir, pebbleOptions(o, logger{s.log, s.fail}))
 	switch {
 	case errors.Is(err, pebble.ErrDBDoesNotExist):
 		return nil, fmt.Errorf("opening %s: %w", dir, ErrNoStore)
@@ -252,12 +252,7 @@ var errGaveUp = errors.New("pebble gave up")
 
 // commit writes the record and the count, and waits until both are on the disk.
 func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte, n uint16, swaps uint64) (err error) {
-	// Pebble panics when it cannot write its log.
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("committing: %v", r)
-		}
-	}()
+	defer func() { err = orPanic(err, recover()) }()
 	b := s.db.NewBatchWithSize(len(data) + 128)
 	if err := b.Set(recordKey(id), appendRecord(nil, v, data), nil); err != nil {
 		return fmt.Errorf("writing record: %w", err)
