@@ -52,15 +52,9 @@ func newChecker(t testing.TB, m hsm.Module) *checker {
 
 // all does every operation once and returns the first thing that is wrong.
 func (c *checker) all(ctx context.Context, m hsm.Module) error {
-	for _, step := range []struct {
-		name string
-		run  func(context.Context, hsm.Module) error
-	}{
-		{"Evaluate", c.evaluate}, {"Open", c.open}, {"DH", c.dh}, {"DHX", c.dhx}, {"MAC", c.checkMAC},
-		{"Sign", c.sign}, {"Seal", c.seal}, {"NewOPRFKey", c.newKey}, {"Healthy", healthy}, {"wrong AAD", c.refused},
-	} {
-		if err := step.run(ctx, m); err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
+	for _, operation := range c.operations(m) {
+		if err := operation.Run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", operation.Name, err)
 		}
 	}
 	return nil
@@ -142,3 +136,26 @@ func (c *checker) newKey(ctx context.Context, m hsm.Module) error {
 }
 
 func healthy(ctx context.Context, m hsm.Module) error { return m.Healthy(ctx) }
+
+// An Operation does one thing with a module and checks the result.
+type Operation struct {
+	Name string
+	Run  func(context.Context) error
+}
+
+// Operations are all of a module, an evaluation first.
+func Operations(t testing.TB, m hsm.Module) []Operation {
+	t.Helper()
+	return newChecker(t, m).operations(m)
+}
+
+func (c *checker) operations(m hsm.Module) []Operation {
+	bind := func(name string, run func(context.Context, hsm.Module) error) Operation {
+		return Operation{name, func(ctx context.Context) error { return run(ctx, m) }}
+	}
+	return []Operation{
+		bind("Evaluate", c.evaluate), bind("Open", c.open), bind("DH", c.dh), bind("DHX", c.dhx),
+		bind("MAC", c.checkMAC), bind("Sign", c.sign), bind("Seal", c.seal), bind("NewOPRFKey", c.newKey),
+		bind("Healthy", healthy), bind("wrong AAD", c.refused),
+	}
+}
