@@ -1,0 +1,47 @@
+# chatvault. "make" alone prints what there is.
+
+SHELL := /bin/bash
+FUZZTIME ?= 60s
+# Fuzzing, benchmarks: which packages.
+PKG ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test lint fmt demo dev fuzz bench clean
+
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (Debian, Ubuntu; as root), or say what to install.
+	@.ci/setup test
+
+build: ## Build bin/: chatd, vaultd, backupctl, and the demo.
+	@.ci/setup
+	CGO_ENABLED=0 go build -trimpath -o bin/chatd ./chatd
+	CGO_ENABLED=1 go build -trimpath -o bin/vaultd ./vaultd
+	CGO_ENABLED=0 go build -trimpath -o bin/backupctl ./client/cmd/backupctl
+	CGO_ENABLED=0 go build -trimpath -o bin/demo ./docker/demo
+
+test: setup ## Run all tests with the race detector; they start the parts they need.
+	go test -race -timeout 20m ./...
+
+lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be had.
+	@.ci/lint
+
+fmt: ## Format all Go files.
+	@git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 gofmt -l -w
+
+demo: build ## Show the whole story on real files: lose a phone, get the backup back.
+	@bin/demo
+
+dev: build ## Keep the same stack running, with a ticket and commands to try. Ctrl-C ends it.
+	@bin/demo --dev
+
+fuzz: ## Run every fuzz target for FUZZTIME (60s) each.
+	@.ci/fuzz $(FUZZTIME)
+
+bench: ## Run the benchmarks of PKG (./...).
+	go test -run '^$$' -bench . -benchmem $(PKG)
+
+clean: ## Remove bin/ and cached test results.
+	rm -rf bin
+	go clean -testcache
