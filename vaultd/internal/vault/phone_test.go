@@ -68,6 +68,14 @@ func newWorld(t *testing.T, change ...func(*vault.Config)) *world {
 	if cfg.HSM != hsm.Module(w.hsm) {
 		w.hsm.Module, cfg.HSM = cfg.HSM, w.hsm
 	}
+	disk, plain := w.store.Store, w.hsm.Module
+	w.hsm.charges = func() (string, int) {
+		r, err := vault.Stored(fleet, disk, plain, ticket.Account{Issuer: "app", Subject: "anna"})
+		if err != nil || r == nil {
+			return "", 0
+		}
+		return string(r.OPRFKey[:]), int(r.Charges)
+	}
 	if w.vault, err = vault.New(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +103,10 @@ type watchedHSM struct {
 	mu        sync.Mutex
 	made      []string            // wrapped keys, in order
 	evaluated map[string][]string // by wrapped key: the distinct elements, in order
+	// charges reads from the store how many charges anna's record has, and its
+	// key: what is durable at the moment of an evaluation.
+	charges   func() (wrapped string, charges int)
+	uncharged int // evaluations under anna's key beyond the charges stored then
 }
 
 func (h *watchedHSM) ask(op string) error {
@@ -114,6 +126,9 @@ func (h *watchedHSM) Evaluate(ctx context.Context, wrapped, public, point []byte
 	}
 	if list := h.evaluated[string(wrapped)]; !slices.Contains(list, string(point)) {
 		h.evaluated[string(wrapped)] = append(list, string(point))
+	}
+	if key, charges := h.charges(); key == string(wrapped) && len(h.evaluated[key])-1 > charges {
+		h.uncharged++
 	}
 	h.mu.Unlock()
 	return h.Module.Evaluate(ctx, wrapped, public, point)

@@ -1,0 +1,165 @@
+package vault_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"chatvault/protocol/frame"
+	"chatvault/protocol/vaultmsg"
+	"chatvault/vaultd/internal/recordstore"
+)
+
+var errDisk = errors.New("no space left on device")
+
+// flow is something that a phone does, in as many steps as it takes.
+type flow struct {
+	name string
+	run  func(p *phone)
+}
+
+func flows() []flow {
+	return []flow{
+		{"register over nothing", func(p *phone) { p.w.phone("fresh").register(vaultmsg.PurposeRegister, 0, "x") }},
+		{"recover, right", func(p *phone) { p.recover("1234") }},
+		{"recover, wrong", func(p *phone) { p.recover("0000") }},
+		{"tenth wrong", func(p *phone) {
+			for range 10 {
+				p.recover("0000")
+			}
+		}},
+		{"change", func(p *phone) {
+			p.recover("1234")
+			p.register(vaultmsg.PurposeChange, 1, "1234")
+		}},
+		{"claim and cancel", func(p *phone) {
+			if c, ok := p.send(vaultmsg.Claim{What: vaultmsg.ClaimReplace, Generation: 1}).Body.(vaultmsg.Claimed); ok {
+				p.send(vaultmsg.Cancel{ID: c.ID})
+			}
+		}},
+		{"delete", func(p *phone) {
+			p.recover("1234")
+			p.send(vaultmsg.Delete{Generation: 1})
+		}},
+	}
+}
+
+// setup is a world with anna's password 1234 registered, and a new phone of hers.
+func setup(t *testing.T) (*world, *phone) {
+	w := newWorld(t)
+	want(t, "register", w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234"), frame.OK, 10)
+	return w, w.phone("anna")
+}
+
+// checkPromises holds a world, after something failed in it and then worked
+// again, against both promises.
+func checkPromises(t *testing.T, w *world) {
+	t.Helper()
+	p := w.phone("anna")
+	s, r := p.status()
+	if r.Status != frame.OK {
+		t.Fatalf("status: %s", r.Status)
+	}
+	if n := w.hsm.uncharged; n != 0 {
+		t.Errorf("%d elements were evaluated whose charge was not stored", n)
+	}
+	switch s.State {
+	case vaultmsg.StateLive:
+		if r.Left > 0 {
+			want(t, "the right password", p.recover("1234"), frame.OK, 10)
+		}
+	case vaultmsg.StateDestroyed:
+		want(t, "after the tombstone", p.recover("1234"), frame.Destroyed, 0)
+	}
+}
+
+func TestEveryStoreCallFailsInEveryWay(t *testing.T) {
+	kinds := map[string]recordstore.Fault{"not done": recordstore.NotDone, "done": recordstore.Done, "unknown": recordstore.NotDoneUnknown}
+	for _, f := range flows() {
+		w, p := setup(t)
+		w.store.Reset()
+		f.run(p)
+		steps := w.store.Calls()
+		if steps < 4 {
+			t.Fatalf("%s: only %d store calls: it did not do its work", f.name, steps)
+		}
+		for step := 1; step <= steps; step++ {
+			for kind, fault := range kinds {
+				t.Run(fmt.Sprintf("%s/%d %s", f.name, step, kind), func(t *testing.T) {
+					w, p := setup(t)
+					w.store.Reset()
+					w.store.FailAt(step, fault)
+					f.run(p)
+					w.store.Reset()
+					checkPromises(t, w)
+				})
+			}
+		}
+	}
+}
+
+func TestEveryHSMCallFails(t *testing.T) {
+	for _, f := range flows() {
+		w, p := setup(t)
+		steps := 0
+		w.hsm.before = func(string) error { steps++; return nil }
+		f.run(p)
+		total := steps
+		for step := 1; step <= total; step++ {
+			t.Run(fmt.Sprintf("%s/%d", f.name, step), func(t *testing.T) {
+				w, p := setup(t)
+				n := 0
+				w.hsm.before = func(string) error {
+					if n++; n == step {
+						return errDisk
+					}
+					return nil
+				}
+				f.run(p)
+				w.hsm.before = nil
+				checkPromises(t, w)
+			})
+		}
+	}
+}
+
+// The store fails and stays failed: the charge stands or nothing was evaluated,
+// never anything between.
+func TestNothingIsEvaluatedThatCannotBeCharged(t *testing.T) {
+	w, p := setup(t)
+	for range 3 {
+		w.store.Reset()
+		for n := 1; n < 100; n++ {
+			w.store.FailAt(n, recordstore.NotDone)
+		}
+		r := p.try("0000").ke1()
+		if r.Status != frame.Unavailable || r.Charged {
+			t.Errorf("KE1 on a dead store: %+v", r)
+		}
+	}
+	if n := w.hsm.evaluations(); n != 0 {
+		t.Errorf("%d elements were evaluated without a charge", n)
+	}
+	w.store.Reset()
+	want(t, "when the store is back", p.recover("1234"), frame.OK, 10)
+}
+
+// TestKE3ComesAgainAfterAFailure: a failure to store the restore consumes nothing.
+func TestKE3ComesAgainAfterAFailure(t *testing.T) {
+	for _, fault := range []recordstore.Fault{recordstore.NotDone, recordstore.Done, recordstore.NotDoneUnknown} {
+		w, p := setup(t)
+		a := p.try("1234")
+		m, _ := a.ke3(a.ke1())
+		w.store.Reset()
+		w.store.FailAt(2, fault) // load, then swap
+		if r := p.send(m); r.Status != frame.Unavailable || !r.Charged {
+			t.Fatalf("the first KE3: %+v", r)
+		}
+		other := m.(vaultmsg.RecoverFinish)
+		other.KE3[0] ^= 1
+		if r := p.send(other); r.Status == frame.OK {
+			t.Fatal("another KE3 was taken in place of the verified one")
+		}
+		want(t, "the same KE3 again", p.send(m), frame.OK, 10)
+	}
+}
