@@ -52,6 +52,9 @@ func TestEveryFlippedBitIsCorruption(t *testing.T) {
 		file := seal(t, testKey(1), plain, Options{Compression: c, PartSize: 100, entries: []Entry{{Type: 9, Value: []byte("x")}}})
 		for i := range file {
 			for bit := range 8 {
+				if i > 200 && bit != i%8 {
+					continue // one bit of each byte of the later parts
+				}
 				bad := bytes.Clone(file)
 				bad[i] ^= 1 << bit
 				got, err := open(bad, testKey(1))

@@ -99,6 +99,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.plain += int64(n)
 		r.at.PlainBytes += int64(n)
 		switch {
+		case n > 0 && r.at.PlainBytes-r.plain != int64(r.at.Parts)*int64(r.header.PartSize):
+			r.err = r.corruptPart("a part that is not full stands before it")
+			return 0, r.err
 		case r.plain > int64(r.header.PartSize):
 			r.err = r.corruptPart("part holds more than %d bytes", r.header.PartSize)
 			return 0, r.err
@@ -148,9 +151,6 @@ func (r *Reader) nextPart() error {
 	}
 	if r.at.Parts == math.MaxUint32 {
 		return corrupt(r.frame, r.at.Parts, ErrContent, "too many parts")
-	}
-	if r.at.PlainBytes != int64(r.at.Parts)*int64(r.header.PartSize) {
-		return r.corruptPart("a part that is not full stands before another")
 	}
 	part, err := newPartReader(r.src, r.aead, r.headerSum, r.at.Parts, false)
 	if err != nil {
