@@ -204,7 +204,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 				hits.Add(1)
 				return test.fault(s, session)
 			})
-			hsmtest.Hammer(t, m, 8, 15)
+			hsmtest.Hammer(t, m, 8, 30)
 			s.on(nil)
 			if hits.Load() == 0 || m.Stats().Recoveries == 0 {
 				t.Errorf("%d faults, %d recoveries", hits.Load(), m.Stats().Recoveries)
