@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"time"
+
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/route"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// limited is the refusal by a limit.
+func limited(t frame.Type, limit string, wait time.Duration) frame.Refuse {
+	return frame.Refuse{Refused: t, Status: frame.RateLimited, RetryMillis: millis(wait), Limit: limit}
+}
+
+// millis rounds up: a client that comes back in that time is let in.
+func millis(d time.Duration) uint32 {
+	return uint32(min((d+time.Millisecond-1)/time.Millisecond, 1<<32-1))
+}
+
+// refuse answers a frame that was not acted upon.
+func (c *conn) refuse(f frame.Refuse) {
+	c.relay.Counts.Add("refused_" + f.Status.String())
+	if f.Limit != "" {
+		c.relay.Counts.Add("limited_" + f.Limit)
+	}
+	c.sendFrame(f)
+}
+
+// refuseAndEnd does what refuse does and closes the connection for the same
+// reason.
+func (c *conn) refuseAndEnd(f frame.Refuse) {
+	c.refuse(f)
+	c.end(reasonOf(f.Status))
+}
+
+// onAuth verifies an AUTH: the first one, or a later one that extends the
+// connection.
+func (c *conn) onAuth(a frame.Auth) {
+	first := c.who() == nil
+	refusal := frame.Refuse{Refused: frame.TAuth}
+	if wait := c.spend(&c.authsTAT, ratelimit.AuthsPerConnection); wait > 0 {
+		refusal = limited(frame.TAuth, ratelimit.AuthsPerConnection, wait)
+	} else if v, status := c.verify(a); status != frame.OK {
+		refusal.Status = status
+	} else if !first {
+		refusal.Status = c.extend(v)
+	} else if d := c.mayConnect(v.Account); !d.Allowed {
+		refusal = limited(frame.TAuth, ratelimit.ConnectionsPerAccount, d.Retry)
+	} else {
+		c.accept(v)
+	}
+	switch {
+	case refusal.Status == frame.OK:
+	case first:
+		c.refuseAndEnd(refusal)
+	default:
+		// The connection goes on under the ticket that it has.
+		c.refuse(refusal)
+	}
+}
+
+// verify checks host, ticket and proof, the cheapest first.
+func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
+	r := c.relay
+	// A proof made for another relay opens nothing here.
+	if !r.cfg.Hosts.Has(a.Host) {
+		return ticket.Verified{}, frame.WrongHost
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.AuthTimeout)
+	defer cancel()
+	v, err := r.Tickets.Verify(ctx, a.Ticket, a.DeviceKey[:], r.Clock.Now())
+	if err == nil {
+		// The nonce is this connection's: what was recorded on another one
+		// does not verify.
+		err = ticket.VerifyRelayAuth(a.DeviceKey[:], a.Signature[:], c.nonce, a.Host, v.TicketHash)
+	}
+	switch {
+	case err == nil:
+		return v, frame.OK
+	case errors.Is(err, ticket.ErrExpired):
+		return v, frame.TicketExpired
+	case errors.Is(err, ticket.ErrUnavailable):
+		r.Log.Warn("a ticket could not be verified", "reason", err)
+		return v, frame.Internal
+	}
+	// The error is one of the package's constants and holds nothing of the
+	// ticket; the client is not told which.
+	r.Log.Debug("a ticket was refused", "reason", err)
+	return v, frame.NotAuthorised
+}
+
+func (c *conn) mayConnect(a ticket.Account) ratelimit.Decision {
+	r := c.relay
+	return r.Shared.Spend(r.ctx, ratelimit.ConnectionsPerAccount, r.cfg.Limits[ratelimit.ConnectionsPerAccount], string(a.Bytes()))
+}
+
+// accept makes the connection the account's, and says so.
+func (c *conn) accept(v ticket.Verified) {
+	account := v.Account.Bytes()
+	id := &identity{
+		account:    sha256.Sum256(account),
+		thumbprint: v.Thumbprint,
+		peer:       sha256.Sum256(append(account, v.Thumbprint[:]...)),
+	}
+	c.mu.Lock()
+	if c.ended { // AUTH came too late
+		c.mu.Unlock()
+		return
+	}
+	c.identity, c.expires = id, v.Expires
+	c.mu.Unlock()
+	c.relay.Counts.Add("authenticated")
+	c.sendReady(v.Expires)
+	c.relay.enter(c, id.account)
+	c.tick()
+}
+
+// extend takes a fresh ticket of the same account and device.
+func (c *conn) extend(v ticket.Verified) frame.Status {
+	id := c.who()
+	if id.account != route.Account(v.Account.Hash()) || id.thumbprint != v.Thumbprint {
+		return frame.NotAuthorised
+	}
+	c.mu.Lock()
+	if v.Expires.After(c.expires) {
+		c.expires = v.Expires
+	}
+	expires := c.expires
+	c.mu.Unlock()
+	c.sendReady(expires)
+	c.tick()
+	return frame.OK
+}
+
+func (c *conn) sendReady(expires time.Time) {
+	c.sendFrame(frame.Ready{
+		TicketEnds: uint64(max(expires.Unix(), 0)),
+		PingMillis: millis(c.relay.cfg.Ping),
+	})
+}

@@ -1,0 +1,290 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// conn is one client's connection.
+type conn struct {
+	// static after construction
+	relay    *Relay
+	ws       *websocket.Conn
+	nonce    [frame.NonceSize]byte
+	deadline time.Time // for the first AUTH
+
+	out outbox
+
+	heard atomic.Int64 // Unix ns of the last frame, ping or pong
+
+	// owned by the read loop
+	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
+
+	mu       sync.Mutex // guards what follows
+	timer    clock.Timer
+	identity *identity // nil until AUTH was accepted; never changed after
+	expires  time.Time // of the ticket
+	drains   bool
+	ended    bool
+	reason   Reason
+	streams  map[*uplink.Link]uplink.Stream
+	sessions map[frame.SessionID]uplink.Stream
+	pending  map[uint32]pending
+}
+
+// identity is who a connection belongs to.
+type identity struct {
+	account    route.Account
+	thumbprint ticket.Thumbprint
+	peer       [32]byte // as UplinkPeer names it
+}
+
+// pending is an OPEN or ATTACH that the vault has not answered.
+type pending struct {
+	kind    frame.Type
+	session frame.SessionID // of ATTACH
+	stream  uplink.Stream
+	since   time.Time
+}
+
+func newConn(r *Relay, ws *websocket.Conn) *conn {
+	c := &conn{
+		relay: r, ws: ws, nonce: newNonce(),
+		deadline: r.Clock.Now().Add(r.cfg.AuthTimeout),
+		streams:  map[*uplink.Link]uplink.Stream{},
+		sessions: map[frame.SessionID]uplink.Stream{},
+		pending:  map[uint32]pending{},
+	}
+	c.out.ws = ws
+	return c
+}
+
+// run serves the connection until it ends, and then cleans up.
+func (c *conn) run() {
+	r := c.relay
+	r.Counts.Add("connections")
+	defer r.places.Add(-1)
+	c.ws.SetReadLimit(frame.MaxFrame)
+	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, data) })
+	c.ws.SetPongHandler(func(string) error { return c.onControl(0, "") })
+	c.ws.SetCloseHandler(func(code int, _ string) error { return nil })
+	c.heard.Store(r.Clock.Now().UnixNano())
+	known := r.add(c)
+	c.sendFrame(frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.cfg.BundleEpoch})
+	if !known {
+		c.end(draining)
+	}
+	c.startTimer()
+	c.readLoop()
+	c.cleanUp()
+}
+
+// readLoop handles frame after frame until the connection cannot be read any
+// more. Once the connection has ended it discards what still comes, until the
+// client has answered the close frame.
+func (c *conn) readLoop() {
+	for {
+		raw, kind, err := c.read()
+		if err != nil {
+			c.end(readReason(err))
+			if errors.Is(err, websocket.ErrReadLimit) {
+				c.linger()
+			}
+			return
+		}
+		if !c.hasEnded() {
+			c.handle(kind, *raw)
+		}
+		frames.Put(raw)
+	}
+}
+
+// frames holds buffers for one incoming frame each, and one byte more to find
+// its end.
+var frames = sync.Pool{New: func() any { b := make([]byte, frame.MaxFrame+1); return &b }}
+
+// read reads one message into a buffer of frames. gorilla has checked its size.
+func (c *conn) read() (raw *[]byte, kind int, err error) {
+	kind, in, err := c.ws.NextReader()
+	if err != nil {
+		return nil, 0, err
+	}
+	raw = frames.Get().(*[]byte)
+	*raw = (*raw)[:cap(*raw)]
+	n := 0
+	for {
+		m, err := in.Read((*raw)[n:])
+		n += m
+		if err == io.EOF {
+			*raw = (*raw)[:n]
+			return raw, kind, nil
+		}
+		if err != nil {
+			frames.Put(raw)
+			return nil, 0, err
+		}
+	}
+}
+
+func readReason(err error) Reason {
+	var closed *websocket.CloseError
+	var network net.Error
+	switch {
+	case errors.Is(err, websocket.ErrReadLimit):
+		return oversized
+	case errors.As(err, &closed), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return clientLeft
+	}
+	return wsProtocol
+}
+
+// handle acts on one message of a live connection.
+func (c *conn) handle(kind int, raw []byte) {
+	c.heard.Store(c.relay.Clock.Now().UnixNano())
+	if kind != websocket.BinaryMessage || len(raw) == 0 {
+		c.refuseAndEnd(frame.Refuse{Status: frame.Malformed})
+		return
+	}
+	t := frame.Type(raw[0])
+	if wait := c.spend(&c.framesTAT, ratelimit.FramesPerConnection); wait > 0 {
+		c.refuseAndEnd(limited(t, ratelimit.FramesPerConnection, wait))
+		return
+	}
+	authenticated := c.who() != nil
+	switch {
+	case t == frame.TData && authenticated:
+		c.onData(raw)
+	case t == frame.TAuth || authenticated:
+		c.onFrame(raw)
+	default:
+		// Nothing is parsed for strangers but AUTH.
+		c.refuseAndEnd(frame.Refuse{Refused: t, Status: frame.NotAuthorised})
+	}
+}
+
+// onFrame acts on everything but DATA.
+func (c *conn) onFrame(raw []byte) {
+	f, err := frame.Parse(raw)
+	if err != nil {
+		c.refuseAndEnd(frame.Refuse{Refused: frame.Type(raw[0]), Status: frame.Malformed})
+		return
+	}
+	switch f := f.(type) {
+	case frame.Auth:
+		c.onAuth(f)
+	case frame.Open:
+		c.onOpen(f, raw)
+	case frame.Attach:
+		c.onAttach(f, raw)
+	case frame.Close:
+		c.onClose(f, raw)
+	default: // what only the relay says
+		c.refuseAndEnd(frame.Refuse{Refused: f.Type(), Status: frame.Malformed})
+	}
+}
+
+// onControl hears a ping or pong. gorilla calls it from the read loop.
+func (c *conn) onControl(answer int, data string) error {
+	c.heard.Store(c.relay.Clock.Now().UnixNano())
+	if c.hasEnded() {
+		return nil
+	}
+	if wait := c.spend(&c.framesTAT, ratelimit.FramesPerConnection); wait > 0 {
+		c.refuseAndEnd(limited(0, ratelimit.FramesPerConnection, wait))
+	} else if answer != 0 && !c.out.sendCopy(answer, []byte(data)) {
+		c.end(slowConsumer)
+	}
+	return nil
+}
+
+// spend counts one against a limit of this connection; it returns how long to
+// wait, or 0.
+func (c *conn) spend(tat *int64, limit string) time.Duration {
+	next, wait := c.relay.cfg.Limits[limit].Spend(*tat, c.relay.Clock.Now().UnixMicro())
+	*tat = next
+	return time.Duration(wait) * time.Microsecond
+}
+
+func (c *conn) sendFrame(f frame.Frame) {
+	if !c.out.sendFrame(f) {
+		c.end(slowConsumer)
+	}
+}
+
+// linger reads away what is unread: a close with unread bytes would discard
+// the close frame on its way.
+func (c *conn) linger() {
+	raw := c.ws.NetConn()
+	raw.SetReadDeadline(time.Now().Add(closeGrace))
+	io.CopyN(io.Discard, raw, 256<<10)
+}
+
+// who is whose connection it is, nil before AUTH.
+func (c *conn) who() *identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.identity
+}
+
+func (c *conn) hasEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// end begins the end of the connection; the first reason counts. The read loop
+// finishes it.
+func (c *conn) end(why Reason) {
+	c.mu.Lock()
+	first := !c.ended
+	if first {
+		c.ended, c.reason = true, why
+	}
+	c.mu.Unlock()
+	if !first {
+		return
+	}
+	c.relay.Counts.Add("closed_" + why.String())
+	if s := reasons[why].status; s != noStatus {
+		c.out.close(s, why == slowConsumer)
+	} else if why == silent {
+		c.ws.Close()
+	}
+}
+
+// cleanUp leaves everything that the connection was part of.
+func (c *conn) cleanUp() {
+	c.ws.Close()
+	c.mu.Lock()
+	c.ended = true
+	id, streams, sessions := c.identity, c.streams, c.sessions
+	c.streams, c.sessions, c.pending = nil, nil, nil
+	c.timer.Stop()
+	reason := c.reason
+	c.mu.Unlock()
+	var account route.Account
+	if id != nil {
+		account = id.account
+	}
+	for s := range sessions {
+		c.relay.release(s, c)
+	}
+	for _, s := range streams {
+		s.Leave(heir{c.relay, account})
+	}
+	c.relay.leave(c, account)
+	c.relay.Log.Debug("connection ended", "reason", reason.String())
+}

@@ -1,0 +1,192 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+)
+
+var errForeignSession = errors.New("the vault node attached a session of another node")
+
+// Deliver implements uplink.Peer.
+func (c *conn) Deliver(l *uplink.Link, raw []byte) error {
+	if frame.Type(raw[0]) == frame.TData {
+		return c.deliverData(l, raw)
+	}
+	f, err := frame.Parse(raw)
+	if err != nil {
+		return err
+	}
+	switch f := f.(type) {
+	case frame.Attach:
+		return c.deliverAttach(l, f, raw)
+	case frame.Close:
+		c.deliverClose(l, f.Session, raw)
+	case frame.Refuse:
+		c.deliverRefuse(l, f, raw)
+	case frame.Notice:
+		c.relay.ringEverywhere(c.who().account, c)
+	default:
+		return fmt.Errorf("%w: type 0x%02x from a vault node", frame.ErrMalformed, uint8(f.Type()))
+	}
+	return nil
+}
+
+// deliverData carries a frame to the client, if the session is attached to its
+// connection by this very link.
+func (c *conn) deliverData(l *uplink.Link, raw []byte) error {
+	d, err := frame.ParseData(raw)
+	if err != nil {
+		return err
+	}
+	if !c.has(l, d.Session) {
+		c.relay.Counts.Add("dropped_not_attached")
+		return nil
+	}
+	c.forward(raw)
+	return nil
+}
+
+func (c *conn) has(l *uplink.Link, id frame.SessionID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stream, ok := c.sessions[id]
+	return ok && stream.Link() == l
+}
+
+func (c *conn) forward(raw []byte) {
+	if !c.out.sendRaw(raw) {
+		c.end(slowConsumer)
+	}
+}
+
+// deliverAttach binds a session to the connection. The newest wins: the
+// connection that had it is told.
+func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
+	if a.Session.Node() != l.Node() {
+		return errForeignSession
+	}
+	c.mu.Lock()
+	stream, joined := c.streams[l]
+	p, asked := c.pending[a.Tag]
+	if !joined || !asked || p.stream != stream || p.kind == frame.TAttach && p.session != a.Session {
+		c.mu.Unlock()
+		if joined {
+			// Answered too late, or never asked for: nobody would use it.
+			stream.SendNow(frame.Close{Session: a.Session, Status: frame.SessionEnded})
+		}
+		return nil
+	}
+	delete(c.pending, a.Tag)
+	c.sessions[a.Session] = stream
+	before := c.relay.claim(a.Session, c)
+	c.mu.Unlock()
+	c.relay.Counts.Add("sessions_attached")
+	c.forward(raw)
+	if before != nil && before != c {
+		before.lose(a.Session, frame.Replaced)
+	}
+	return nil
+}
+
+// lose takes a session off the connection and tells the client why.
+func (c *conn) lose(id frame.SessionID, why frame.Status) {
+	if _, had := c.unbind(id); had {
+		c.sendFrame(frame.Close{Session: id, Status: why})
+		c.settle()
+	}
+}
+
+func (c *conn) deliverClose(l *uplink.Link, id frame.SessionID, raw []byte) {
+	if !c.has(l, id) {
+		return // both sides closed it, or another connection has it now
+	}
+	c.unbind(id)
+	c.forward(raw)
+	c.settle()
+}
+
+// deliverRefuse carries a refusal of something that this connection asked.
+func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse, raw []byte) {
+	c.relay.Counts.Add("vault_refused_" + knownStatus(f.Status))
+	if f.Refused == frame.TOpen || f.Refused == frame.TAttach {
+		c.mu.Lock()
+		p, asked := c.pending[f.Tag]
+		asked = asked && p.stream.Link() == l
+		if asked {
+			delete(c.pending, f.Tag)
+		}
+		c.mu.Unlock()
+		if asked {
+			c.forward(raw)
+			c.settle()
+		}
+		return
+	}
+	if !c.has(l, f.Session) {
+		return
+	}
+	if f.Status == frame.NoSession || f.Status == frame.SessionEnded {
+		c.unbind(f.Session)
+	}
+	c.forward(raw)
+	c.settle()
+}
+
+// knownStatus keeps the names of counters a closed set.
+func knownStatus(s frame.Status) string {
+	if s.Known() {
+		return s.String()
+	}
+	return "unknown"
+}
+
+// Lost implements uplink.Peer: every session on the link, and everything asked
+// of it, is answered with a status after which the client may try again.
+func (c *conn) Lost(l *uplink.Link) {
+	c.mu.Lock()
+	delete(c.streams, l)
+	var lost []frame.SessionID
+	for id, stream := range c.sessions {
+		if stream.Link() == l {
+			lost = append(lost, id)
+		}
+	}
+	var refused []frame.Refuse
+	for tag, p := range c.pending {
+		if p.stream.Link() == l {
+			delete(c.pending, tag)
+			refused = append(refused, frame.Refuse{Refused: p.kind, Tag: tag, Session: p.session})
+		}
+	}
+	c.mu.Unlock()
+	for _, id := range lost {
+		c.lose(id, frame.NoVault)
+	}
+	for _, f := range refused {
+		c.refuseNoVault(f)
+	}
+	c.settle()
+}
+
+// heir takes what a vault node still says to a connection that has gone: the
+// doorbell of an operation whose client left before it had ended must ring on
+// the account's other devices all the same (A19).
+type heir struct {
+	relay   *Relay
+	account route.Account
+}
+
+// Deliver implements uplink.Peer.
+func (h heir) Deliver(_ *uplink.Link, raw []byte) error {
+	if frame.Type(raw[0]) == frame.TNotice {
+		h.relay.ringEverywhere(h.account, nil)
+	}
+	return nil
+}
+
+// Lost implements uplink.Peer.
+func (h heir) Lost(*uplink.Link) {}

@@ -1,0 +1,150 @@
+package relay
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// house is a relay with everything around it.
+type house struct {
+	t      *testing.T
+	pki    *chatdtest.PKI
+	issuer *chatdtest.Issuer
+	clock  *clock.Fake
+	relay  *Relay
+	url    string // ws://host:port
+	server *httptest.Server
+	up     chan struct{} // one for each uplink that comes up
+}
+
+// setup is what a test may change before the relay starts.
+type setup struct {
+	cfg    Config
+	vaults []*chatdtest.Vault
+	redis  redis.UniversalClient
+	clock  *clock.Fake
+	log    io.Writer
+}
+
+// newHouse starts a relay; its clock stands still, that of its uplinks runs.
+func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change func(*setup)) *house {
+	t.Helper()
+	bundle := []byte("the bundle\n")
+	s := setup{
+		cfg: Config{
+			Hosts: admission.Names{}, Limits: ratelimit.Defaults(), BundleEpoch: 7, Bundle: bundle,
+			MaxConnections: 1000, MaxSessionsPerConnection: 4,
+			AuthTimeout: 10 * time.Second, Ping: 30 * time.Second, Drain: 20 * time.Second,
+		},
+		clock: clock.NewFake(time.Now()),
+		log:   t.Output(),
+	}
+	if change != nil {
+		change(&s)
+	}
+	h := &house{t: t, pki: pki, issuer: issuer, clock: s.clock, up: make(chan struct{}, 100)}
+	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	certFile, keyFile := pki.Issue(uplink.ChatRole)
+	tlsConfig, err := uplink.LoadTLS(pki.CAFile, certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	directory := route.New(s.redis, s.clock, func(error) {})
+	var addrs []string
+	for _, v := range s.vaults {
+		addrs = append(addrs, v.Addr)
+	}
+	pool := uplink.NewPool(uplink.Config{
+		Fleet: chatdtest.Fleet, TLS: tlsConfig, Vaults: addrs, Clock: clock.System{}, Log: log,
+		Up:   func(n frame.NodeID, addr string) { directory.NodeUp(n, addr); h.up <- struct{}{} },
+		Down: directory.NodeDown,
+	})
+	local := ratelimit.NewLocal(s.clock)
+	var shared ratelimit.Spender
+	if s.redis != nil {
+		shared = ratelimit.NewRedis(s.redis)
+	}
+	h.relay = New(s.cfg, Parts{
+		Tickets: issuer.Verifier(), Vaults: pool, Directory: directory,
+		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
+		Clock: s.clock, Log: log, Counts: new(count.Set),
+	})
+	h.server = httptest.NewServer(h.relay.Handler())
+	h.url = "ws" + strings.TrimPrefix(h.server.URL, "http")
+	h.relay.cfg.Hosts[strings.TrimPrefix(h.url, "ws://")] = true
+	h.run(pool, directory)
+	for range s.vaults {
+		<-h.up
+	}
+	return h
+}
+
+func (h *house) run(pool *uplink.Pool, directory *route.Directory) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{}, 2)
+	go func() { pool.Run(ctx); done <- struct{}{} }()
+	go func() {
+		directory.Run(ctx, func(a route.Account) { h.relay.Ring(a, nil) })
+		done <- struct{}{}
+	}()
+	h.t.Cleanup(func() {
+		h.relay.beginDrain()
+		for _, c := range h.relay.all() {
+			c.ws.Close()
+		}
+		h.server.Close()
+		cancel()
+		<-done
+		<-done
+	})
+}
+
+// simple starts a relay, a vault and an issuer.
+func simple(t *testing.T, change func(*setup)) (*house, *chatdtest.Vault) {
+	t.Helper()
+	pki := chatdtest.NewPKI(t)
+	vault := chatdtest.StartVault(t, pki, 1, uplink.VaultRole)
+	return newHouse(t, pki, chatdtest.NewIssuer(t), func(s *setup) {
+		s.vaults = []*chatdtest.Vault{vault}
+		if change != nil {
+			change(s)
+		}
+	}), vault
+}
+
+func (h *house) dial() *chatdtest.Client { h.t.Helper(); return chatdtest.Dial(h.t, nil, h.url) }
+
+// login connects and authenticates a device of an account.
+func (h *house) login(sub string, device ticket.DeviceKey) *chatdtest.Client {
+	h.t.Helper()
+	c := h.dial()
+	c.Send(c.Auth(device, h.issuer.Ticket(h.clock.Now(), sub, device)))
+	ready := chatdtest.Expect[frame.Ready](c)
+	if want := h.clock.Now().Add(10 * time.Minute).Unix(); ready.TicketEnds != uint64(want) || ready.PingMillis != 30_000 {
+		h.t.Fatalf("READY %+v, want the end %d", ready, want)
+	}
+	return c
+}
+
+// phone logs a new device in.
+func (h *house) phone(sub string) *chatdtest.Client {
+	h.t.Helper()
+	return h.login(sub, chatdtest.NewDevice(h.t))
+}

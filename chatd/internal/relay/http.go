@@ -1,0 +1,110 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/protocol/frame"
+)
+
+// ReadyPath answers 200 or 503, for whoever balances the load.
+const ReadyPath = "/readyz"
+
+// Handler serves the endpoint of clients, the fleet bundle and ReadyPath.
+func (r *Relay) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+frame.Path, r.serveClient)
+	mux.HandleFunc("GET "+frame.FleetPath, r.serveBundle)
+	mux.HandleFunc("GET "+ReadyPath, r.serveReady)
+	return mux
+}
+
+func (r *Relay) serveBundle(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("Access-Control-Allow-Origin", "*") // it is public, and signed
+	w.Write(r.cfg.Bundle)
+}
+
+func (r *Relay) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if !r.Ready() {
+		problem(w, http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// serveClient upgrades a request. All that stands before the upgrade costs no
+// cryptography and no Redis.
+func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
+	addr, err := r.cfg.Proxies.ClientAddr(req)
+	if errors.Is(err, admission.ErrNotProxied) {
+		r.refuse(w, http.StatusForbidden, "not_proxied", 0)
+		return
+	}
+	if err != nil {
+		r.refuse(w, http.StatusBadRequest, "no_address", 0)
+		return
+	}
+	narrow, wide := admission.LimitKeys(addr)
+	for _, l := range []struct{ name, id string }{
+		{ratelimit.ConnectionsPerIP, narrow}, {ratelimit.ConnectionsPerIPv6Range, wide},
+	} {
+		if l.id == "" {
+			continue
+		}
+		if d, _ := r.Local.Spend(req.Context(), l.name, r.cfg.Limits[l.name], l.id); !d.Allowed {
+			r.refuse(w, http.StatusTooManyRequests, l.name, d.Retry)
+			return
+		}
+	}
+	if !slices.Contains(websocket.Subprotocols(req), frame.Subprotocol) {
+		r.refuse(w, http.StatusBadRequest, "no_subprotocol", 0)
+		return
+	}
+	if r.places.Add(1) > int64(r.cfg.MaxConnections) {
+		r.places.Add(-1)
+		r.refuse(w, http.StatusServiceUnavailable, "max_connections", time.Second)
+		return
+	}
+	ws, err := r.upgrader.Upgrade(w, req, nil)
+	if err != nil {
+		r.places.Add(-1)
+		r.Counts.Add("refused_upgrade")
+		return
+	}
+	// A goroutine of its own: the handler's would keep net/http's buffers and
+	// the request in memory for as long as the client stays.
+	c := newConn(r, ws)
+	go c.run()
+}
+
+func (r *Relay) originAllowed(req *http.Request) bool {
+	origin := req.Header.Values("Origin")
+	return len(origin) == 0 || len(origin) == 1 && r.cfg.Origins.Has(origin[0])
+}
+
+// refuse answers a request that is not upgraded, and counts why.
+func (r *Relay) refuse(w http.ResponseWriter, status int, why string, retry time.Duration) {
+	r.Counts.Add("refused_" + why)
+	if retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
+	}
+	problem(w, status)
+}
+
+// problem answers with RFC 9457's form and nothing of the request.
+func problem(w http.ResponseWriter, status int) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status})
+}

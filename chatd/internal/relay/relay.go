@@ -1,0 +1,195 @@
+// Package relay serves clients: WebSocket, HELLO, AUTH, READY, and then frames
+// of vault sessions, which it carries to the vault nodes and back unread.
+//
+// A connection has one goroutine that reads. Whoever has something for the
+// client queues it; a goroutine writes while the queue holds anything. One
+// timer per connection wakes for AUTH, pings and the end of the ticket.
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// Config of a Relay. Nothing in it has a default here: chatd's configuration
+// has them all.
+type Config struct {
+	// Hosts are the hosts that AUTH may name.
+	Hosts admission.Names
+	// Origins may connect from web pages; no Origin header is always allowed.
+	Origins admission.Names
+	// Proxies, if any, tell the client's address.
+	Proxies admission.Proxies
+	Limits  ratelimit.Set
+	// BundleEpoch is what HELLO names, Bundle what FleetPath serves.
+	BundleEpoch uint32
+	Bundle      []byte
+
+	MaxConnections           int
+	MaxSessionsPerConnection int
+	AuthTimeout              time.Duration
+	Ping                     time.Duration
+	Drain                    time.Duration
+}
+
+// Parts are what a Relay works with.
+type Parts struct {
+	Tickets *ticket.Verifier
+	Vaults  *uplink.Pool
+	// Directory tells other relays, and hears from them.
+	Directory *route.Directory
+	Shared    *ratelimit.FailOpen
+	Local     *ratelimit.Local
+	Clock     clock.Clock
+	Log       *slog.Logger
+	Counts    *count.Set
+}
+
+// Relay serves clients. Its handler may be used as soon as it was made.
+type Relay struct {
+	// static after construction
+	cfg Config
+	Parts
+	upgrader websocket.Upgrader
+	ctx      context.Context // ends when the last connection is to be given up
+	cancel   context.CancelFunc
+
+	places atomic.Int64 // connections, those on their way in included
+
+	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
+	conns    map[*conn]struct{}
+	accounts map[route.Account]map[*conn]struct{}
+	sessions map[frame.SessionID]*conn
+	drains   bool
+	empty    chan struct{} // made by Drain, closed with the last connection
+}
+
+// New returns a Relay.
+func New(cfg Config, parts Parts) *Relay {
+	r := &Relay{
+		cfg: cfg, Parts: parts,
+		conns:    map[*conn]struct{}{},
+		accounts: map[route.Account]map[*conn]struct{}{},
+		sessions: map[frame.SessionID]*conn{},
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.upgrader = websocket.Upgrader{
+		HandshakeTimeout: writeTimeout,
+		ReadBufferSize:   512,
+		WriteBufferSize:  2048,
+		WriteBufferPool:  new(sync.Pool),
+		Subprotocols:     []string{frame.Subprotocol},
+		CheckOrigin:      r.originAllowed,
+		Error:            func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },
+	}
+	return r
+}
+
+// Ready says whether the relay can serve a new client.
+func (r *Relay) Ready() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.drains && r.Vaults.Pick() != nil
+}
+
+// Ring rings every connection of the account that this relay has, but for one.
+func (r *Relay) Ring(a route.Account, but *conn) {
+	r.mu.Lock()
+	var ring []*conn
+	for c := range r.accounts[a] {
+		if c != but {
+			ring = append(ring, c)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range ring {
+		c.sendFrame(frame.Notice{})
+	}
+}
+
+// ringEverywhere rings the account's other connections, here and on every
+// other relay.
+func (r *Relay) ringEverywhere(a route.Account, but *conn) {
+	r.Counts.Add("notices")
+	r.Ring(a, but)
+	r.Directory.Notify(a)
+}
+
+// add makes a connection known; false means that the relay is draining.
+func (r *Relay) add(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.drains {
+		return false
+	}
+	r.conns[c] = struct{}{}
+	return true
+}
+
+// enter adds an authenticated connection to its account.
+func (r *Relay) enter(c *conn, a route.Account) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.accounts[a] == nil {
+		r.accounts[a] = map[*conn]struct{}{}
+		// Under the lock, so that presence and absence are told in order.
+		r.Directory.Present(a)
+	}
+	r.accounts[a][c] = struct{}{}
+}
+
+// leave forgets a connection.
+func (r *Relay) leave(c *conn, a route.Account) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+	if all := r.accounts[a]; all != nil {
+		delete(all, c)
+		if len(all) == 0 {
+			delete(r.accounts, a)
+			r.Directory.Absent(a)
+		}
+	}
+	if r.empty != nil && len(r.conns) == 0 {
+		close(r.empty)
+		r.empty = nil
+	}
+}
+
+// claim makes c the connection of a session, and returns the one that was.
+func (r *Relay) claim(id frame.SessionID, c *conn) (before *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = r.sessions[id]
+	r.sessions[id] = c
+	return before
+}
+
+func (r *Relay) release(id frame.SessionID, c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[id] == c {
+		delete(r.sessions, id)
+	}
+}
+
+func newNonce() (n [frame.NonceSize]byte) {
+	rand.Read(n[:]) // never fails (crypto/rand)
+	return n
+}

@@ -1,0 +1,192 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+)
+
+const (
+	// retryVault is what a client is told to wait when no vault can be reached.
+	retryVault = time.Second
+	// learnTimeout bounds the search for a node that this relay does not know.
+	learnTimeout = 3 * time.Second
+	// answerTimeout is after how long an OPEN or ATTACH without an answer no
+	// longer counts as a session.
+	answerTimeout = 30 * time.Second
+	// sessionsLimit is the limit that a REFUSE names when
+	// --max-sessions-per-connection is reached.
+	sessionsLimit = "SessionsPerConnection"
+)
+
+// onOpen asks a random vault node for a new session.
+func (c *conn) onOpen(o frame.Open, raw []byte) {
+	r := c.relay
+	refusal := frame.Refuse{Refused: frame.TOpen, Tag: o.Tag}
+	if !c.mayBegin(&refusal) {
+		return
+	}
+	link := r.Vaults.Pick()
+	if link == nil {
+		c.refuseNoVault(refusal)
+		return
+	}
+	id := c.who()
+	d := r.Shared.Spend(r.ctx, ratelimit.OpensPerAccount, r.cfg.Limits[ratelimit.OpensPerAccount], string(id.account[:]))
+	if !d.Allowed {
+		l := limited(frame.TOpen, ratelimit.OpensPerAccount, d.Retry)
+		l.Tag = o.Tag
+		c.refuse(l)
+		return
+	}
+	c.begin(link, refusal, raw)
+}
+
+// onAttach asks the session's own node to continue it on this connection.
+func (c *conn) onAttach(a frame.Attach, raw []byte) {
+	refusal := frame.Refuse{Refused: frame.TAttach, Tag: a.Tag, Session: a.Session}
+	if wait := c.spend(&c.attachesTAT, ratelimit.AttachesPerConnection); wait > 0 {
+		l := limited(frame.TAttach, ratelimit.AttachesPerConnection, wait)
+		l.Tag, l.Session = a.Tag, a.Session
+		c.refuse(l)
+		return
+	}
+	if !c.mayBegin(&refusal) {
+		return
+	}
+	link := c.findNode(a.Session.Node())
+	if link == nil {
+		c.refuseNoVault(refusal)
+		return
+	}
+	c.begin(link, refusal, raw)
+}
+
+// findNode returns the link to a node, if need be to an address that another
+// relay told.
+func (c *conn) findNode(n frame.NodeID) *uplink.Link {
+	r := c.relay
+	if link := r.Vaults.Node(n); link != nil {
+		return link
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, learnTimeout)
+	defer cancel()
+	addr, ok := r.Directory.FindNode(ctx, n)
+	if !ok {
+		return nil
+	}
+	return r.Vaults.Learn(ctx, n, addr)
+}
+
+// mayBegin checks what needs nobody else: an expired ticket, a drain, a tag
+// that is taken, too many sessions. It refuses by itself.
+func (c *conn) mayBegin(refusal *frame.Refuse) bool {
+	c.mu.Lock()
+	now := c.relay.Clock.Now()
+	for tag, p := range c.pending {
+		if now.Sub(p.since) >= answerTimeout {
+			delete(c.pending, tag)
+		}
+	}
+	_, taken := c.pending[refusal.Tag]
+	_, attached := c.sessions[refusal.Session]
+	switch {
+	case c.expiredLocked():
+		refusal.Status = frame.TicketExpired
+	case c.drains:
+		refusal.Status = frame.Draining
+	case taken:
+		refusal.Status = frame.Malformed
+	case !attached && len(c.sessions)+len(c.pending) >= c.relay.cfg.MaxSessionsPerConnection:
+		refusal.Status, refusal.Limit, refusal.RetryMillis = frame.Busy, sessionsLimit, millis(time.Second)
+	}
+	c.mu.Unlock()
+	if refusal.Status != frame.OK {
+		c.refuse(*refusal)
+		return false
+	}
+	return true
+}
+
+// begin sends the OPEN or ATTACH that refusal would refuse.
+func (c *conn) begin(link *uplink.Link, refusal frame.Refuse, raw []byte) {
+	stream, err := c.join(link)
+	if err != nil {
+		c.refuseNoVault(refusal)
+		return
+	}
+	c.mu.Lock()
+	if _, joined := c.streams[link]; !joined { // lost meanwhile
+		c.mu.Unlock()
+		c.refuseNoVault(refusal)
+		return
+	}
+	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
+	c.mu.Unlock()
+	// If the link is lost now, Lost finds the pending entry and refuses.
+	stream.Send(raw)
+}
+
+// join returns the connection's stream on the link, a new one if need be.
+func (c *conn) join(link *uplink.Link) (uplink.Stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, ok := c.streams[link]; ok {
+		return s, nil
+	}
+	s, err := link.Join(c, c.identity.peer)
+	if err == nil {
+		c.streams[link] = s
+	}
+	return s, err
+}
+
+func (c *conn) refuseNoVault(refusal frame.Refuse) {
+	refusal.Status, refusal.RetryMillis = frame.NoVault, millis(retryVault)
+	c.refuse(refusal)
+}
+
+// onData carries a frame to the vault node of a session that is attached to
+// this very connection: what others have is none of its business.
+func (c *conn) onData(raw []byte) {
+	d, err := frame.ParseData(raw)
+	if err != nil {
+		c.refuseAndEnd(frame.Refuse{Refused: frame.TData, Status: frame.Malformed})
+		return
+	}
+	c.mu.Lock()
+	stream, ok := c.sessions[d.Session]
+	c.mu.Unlock()
+	if !ok {
+		c.refuse(frame.Refuse{Refused: frame.TData, Session: d.Session, Status: frame.NoSession})
+		return
+	}
+	// A lost link has closed the session: the client is told by Lost.
+	stream.Send(raw)
+}
+
+// onClose carries a CLOSE.
+func (c *conn) onClose(f frame.Close, raw []byte) {
+	stream, ok := c.unbind(f.Session)
+	if !ok {
+		c.refuse(frame.Refuse{Refused: frame.TClose, Session: f.Session, Status: frame.NoSession})
+		return
+	}
+	stream.Send(raw)
+	c.settle()
+}
+
+// unbind takes a session off this connection.
+func (c *conn) unbind(id frame.SessionID) (uplink.Stream, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stream, ok := c.sessions[id]
+	if ok {
+		delete(c.sessions, id)
+		c.relay.release(id, c)
+	}
+	return stream, ok
+}

@@ -1,0 +1,93 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/protocol/frame"
+)
+
+// expiryGrace is how long a vault session in flight may go on after the ticket
+// has ended: as long as a vault keeps an idle session. What it may still do,
+// the vault decides: it checks the ticket at every charged operation.
+const expiryGrace = 60 * time.Second
+
+// startTimer makes the connection's one timer.
+func (c *conn) startTimer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timer = c.relay.Clock.AfterFunc(c.relay.cfg.AuthTimeout, c.tick)
+}
+
+// tick does what is due, and sets the timer for what is next.
+func (c *conn) tick() {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return
+	}
+	why, ping, next := c.dueLocked(c.relay.Clock.Now())
+	if next > 0 {
+		c.timer.Reset(next)
+	}
+	c.mu.Unlock()
+	switch {
+	case next == 0:
+		if why == authTimeout {
+			c.refuse(frame.Refuse{Refused: frame.TAuth, Status: frame.AuthTimeout})
+		}
+		c.end(why)
+	case ping && !c.out.sendCopy(websocket.PingMessage, nil):
+		c.end(slowConsumer)
+	}
+}
+
+// dueLocked says what is due now: the end, with its reason, when next is 0;
+// else whether to ping, and when to look again.
+func (c *conn) dueLocked(now time.Time) (why Reason, ping bool, next time.Duration) {
+	if c.identity == nil {
+		if left := c.deadline.Sub(now); left > 0 {
+			return 0, false, left
+		}
+		return authTimeout, false, 0
+	}
+	// The client pings every Ping; one that does not, a browser, is pinged.
+	every := c.relay.cfg.Ping
+	quiet := now.Sub(time.Unix(0, c.heard.Load()))
+	if quiet >= 5*every/2 {
+		return silent, false, 0
+	}
+	ping = quiet >= 5*every/4
+	next = 5*every/4 - quiet
+	if ping {
+		next = 5*every/2 - quiet
+	}
+	switch left := c.expires.Sub(now); {
+	case left > 0:
+		next = min(next, left)
+	case c.idleLocked() || left <= -expiryGrace:
+		return ticketExpired, false, 0
+	default:
+		next = min(next, expiryGrace+left)
+	}
+	return 0, ping, next
+}
+
+func (c *conn) idleLocked() bool { return len(c.sessions) == 0 && len(c.pending) == 0 }
+
+func (c *conn) expiredLocked() bool { return !c.relay.Clock.Now().Before(c.expires) }
+
+// settle ends a connection that waited only for its vault sessions.
+func (c *conn) settle() {
+	c.mu.Lock()
+	idle := c.idleLocked()
+	why, over := ticketExpired, c.identity != nil && c.expiredLocked()
+	if c.drains {
+		why, over = draining, true
+	}
+	c.mu.Unlock()
+	if idle && over {
+		c.end(why)
+	}
+}
