@@ -1,5 +1,9 @@
 // Package secret holds the types that every secret of the project is built
 // from. They print as [redacted] however they are printed: %v, %x, slog, JSON.
+//
+// One way around them is left: fmt calls no methods on unexported fields, so a
+// struct that holds a secret in one prints it. A type that may ever be printed
+// and does so needs a Format of its own.
 package secret
 
 import (
