@@ -5,6 +5,7 @@
 package memhsm
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -14,12 +15,10 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"sync/atomic"
 
-	"filippo.io/nistec"
-
+	"chatvault/protocol/oprf"
 	"chatvault/protocol/secret"
 	"chatvault/vaultd/internal/hsm"
 )
@@ -110,13 +109,14 @@ func (m *Module) NewOPRFKey(ctx context.Context) (wrapped, public []byte, err er
 	if err != nil {
 		return nil, nil, fmt.Errorf("generate key: %w", err)
 	}
-	point, err := nistec.NewP256Point().SetBytes(key.PublicKey().Bytes())
+	public, err = oprf.Compress(key.PublicKey().Bytes())
 	if err != nil {
 		return nil, nil, fmt.Errorf("compress public key: %w", err)
 	}
 	padded := make([]byte, scalarSize+wrapPadding)
+	defer clear(padded)
 	copy(padded, key.Bytes())
-	return seal(m.keys.aead[hsm.Wrap], wrapLabel, padded), point.BytesCompressed(), nil
+	return seal(m.keys.aead[hsm.Wrap], wrapLabel, padded), public, nil
 }
 
 // Evaluate implements hsm.Evaluator.
@@ -124,9 +124,8 @@ func (m *Module) Evaluate(ctx context.Context, wrapped, public, point []byte) ([
 	if err := m.ready(ctx, hsm.Wrap, hsm.UseWrap); err != nil {
 		return nil, err
 	}
-	p, err := decode(point)
-	if err != nil {
-		return nil, fmt.Errorf("%w: blinded element", hsm.ErrPoint)
+	if err := oprf.CheckElement(point); err != nil {
+		return nil, fmt.Errorf("%w: blinded element: %w", hsm.ErrPoint, err)
 	}
 	if len(wrapped) != hsm.WrappedSize {
 		return nil, fmt.Errorf("%w: wrapped key of %d bytes", hsm.ErrIntegrity, len(wrapped))
@@ -135,12 +134,13 @@ func (m *Module) Evaluate(ctx context.Context, wrapped, public, point []byte) ([
 	if err != nil {
 		return nil, fmt.Errorf("unwrap: %w", err)
 	}
-	scalar := padded[:scalarSize]
-	own, err := nistec.NewP256Point().ScalarBaseMult(scalar)
-	if err != nil || subtle.ConstantTimeCompare(own.BytesCompressed(), public) != 1 {
+	defer clear(padded)
+	key := oprf.PrivateKey{Key: secret.Key{B: [scalarSize]byte(padded)}}
+	own, err := key.Public()
+	if err != nil || !bytes.Equal(own, public) {
 		return nil, fmt.Errorf("%w: wrapped key and public key differ", hsm.ErrIntegrity)
 	}
-	return multiply(p, scalar)
+	return oprf.Evaluate(key, point)
 }
 
 // DH implements hsm.Agreer.
@@ -148,11 +148,11 @@ func (m *Module) DH(ctx context.Context, key hsm.Key, peer []byte) ([]byte, erro
 	if err := m.ready(ctx, key, hsm.UseDH); err != nil {
 		return nil, err
 	}
-	p, err := decode(peer)
-	if err != nil {
-		return nil, fmt.Errorf("%w: peer", hsm.ErrPoint)
+	if err := oprf.CheckElement(peer); err != nil {
+		return nil, fmt.Errorf("%w: peer: %w", hsm.ErrPoint, err)
 	}
-	return multiply(p, m.keys.dh[key].Bytes())
+	static := secret.Key{B: [scalarSize]byte(m.keys.dh[key].Bytes())}
+	return oprf.Evaluate(oprf.PrivateKey{Key: static}, peer)
 }
 
 // DHX implements hsm.Agreer.
@@ -233,22 +233,6 @@ func (m *Module) Healthy(ctx context.Context) error {
 func (m *Module) Close() error {
 	m.closed.Store(true)
 	return nil
-}
-
-func decode(point []byte) (*nistec.P256Point, error) {
-	// SetBytes also takes uncompressed points and the point at infinity.
-	if len(point) != hsm.PointSize {
-		return nil, hsm.ErrPoint
-	}
-	return nistec.NewP256Point().SetBytes(point)
-}
-
-func multiply(p *nistec.P256Point, scalar []byte) ([]byte, error) {
-	q, err := nistec.NewP256Point().ScalarMult(p, scalar)
-	if err != nil || q.IsInfinity() == 1 {
-		return nil, fmt.Errorf("%w: multiply", hsm.ErrIntegrity)
-	}
-	return q.BytesCompressed(), nil
 }
 
 func seal(aead cipher.AEAD, aad, plaintext []byte) []byte {

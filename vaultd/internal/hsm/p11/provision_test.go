@@ -14,7 +14,7 @@ import (
 	"chatvault/vaultd/internal/hsm/pkcs11uri"
 )
 
-// objects counts all objects of the token.
+// objectCount counts all objects of the token.
 func objectCount(t *testing.T, token hsmtest.Token) (count int) {
 	t.Helper()
 	raw(t, token, func(api *pkcs11.Ctx, session pkcs11.SessionHandle) {
@@ -47,8 +47,8 @@ func destroy(t *testing.T, token hsmtest.Token, class uint, label string) {
 	})
 }
 
-// What DESIGN asks of every key, read back with another library than made it:
-// the flags are written out here, not taken from the templates.
+// What every key must be, read back from the token: the flags are written out
+// here, not taken from the templates that the keys were made with.
 func TestProvisionedAttributes(t *testing.T) {
 	token := provisioned(t)
 	may := map[hsm.Use]string{

@@ -49,7 +49,8 @@ func matches(uri pkcs11uri.URI, token pkcs11.TokenInfo) bool {
 }
 
 // login logs the user in on behalf of all sessions of the process. It is one
-// try: tokens lock after a few wrong PINs, some for ever.
+// try: tokens lock after a few wrong PINs, some for ever. When another part of
+// the process is logged in to the token already, the PIN is not looked at.
 func login(api cryptoki, session pkcs11.SessionHandle, info pkcs11.TokenInfo, pin string) error {
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
