@@ -25,6 +25,8 @@ import (
 	"net/url"
 	"time"
 
+	"chatvault/client/internal/relay"
+	"chatvault/client/internal/state"
 	"chatvault/protocol/fleet"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
@@ -123,6 +125,13 @@ func (cfg Config) check() (Config, error) {
 	cfg.ConnectWait = orDefault(cfg.ConnectWait, DefaultConnectWait)
 	cfg.ReplyWait = orDefault(cfg.ReplyWait, DefaultReplyWait)
 	cfg.MaxWait = orDefault(cfg.MaxWait, DefaultMaxWait)
+	if cfg.TLS == nil {
+		cfg.TLS = &tls.Config{}
+	}
+	cfg.TLS = cfg.TLS.Clone()
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -145,4 +154,82 @@ func loopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// Client talks to the vault for one account on one device. Its operations may
+// be called from any goroutine; they run one after the other.
+type Client struct {
+	cfg     Config // static after construction
+	link    *relay.Link
+	tickets *tickets
+	bundles *bundles
+	busy    chan struct{} // the lock of operations, that a context can give up on
+
+	state *state.State // guarded by busy
+}
+
+// New checks the configuration and reads the Store. It does not connect.
+func New(cfg Config) (*Client, error) {
+	cfg, err := cfg.check()
+	if err != nil {
+		return nil, err
+	}
+	blob, err := cfg.Store.Load()
+	if err != nil {
+		return nil, fmt.Errorf("%w: loading: %w", ErrStore, err)
+	}
+	st, err := state.Parse(blob)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	c := &Client{cfg: cfg, state: st, busy: make(chan struct{}, 1), tickets: newTickets(cfg)}
+	c.bundles = newBundles(c)
+	host, err := ticket.Host(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	c.link = relay.New(relay.Config{
+		URL: cfg.URL, TLS: cfg.TLS, Dial: cfg.Dial, Auth: c.auth(host), Notice: cfg.Notice,
+		ConnectWait: cfg.ConnectWait, ReplyWait: cfg.ReplyWait, MaxWait: cfg.MaxWait, Log: cfg.Logger,
+	})
+	return c, nil
+}
+
+// Close ends the connection. Operations in flight and later ones fail with
+// ErrClosed.
+func (c *Client) Close() error {
+	c.link.Close()
+	return nil
+}
+
+// auth answers the relay's HELLO with the ticket and a proof of the device key.
+func (c *Client) auth(host string) func(context.Context, frame.Hello, bool) (frame.Auth, time.Time, error) {
+	last := "" // the Link calls it from one goroutine at a time
+	return func(ctx context.Context, hello frame.Hello, fresh bool) (frame.Auth, time.Time, error) {
+		if fresh {
+			c.tickets.ended(last)
+		}
+		t, _, due, err := c.tickets.get(ctx)
+		if err != nil {
+			return frame.Auth{}, due, err
+		}
+		last = t
+		proof, err := ticket.SignRelayAuth(c.cfg.Device, hello.Nonce, host, ticket.Hash(t))
+		if err != nil {
+			return frame.Auth{}, due, err
+		}
+		return frame.Auth{DeviceKey: c.cfg.Device.Public(), Signature: proof, Host: host, Ticket: t}, due, nil
+	}
+}
+
+// save stores the state, before whatever depends on it.
+func (c *Client) save() error {
+	blob, err := c.state.Encode()
+	if err == nil {
+		err = c.cfg.Store.Save(blob)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: saving: %w", ErrStore, err)
+	}
+	return nil
 }

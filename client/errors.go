@@ -49,6 +49,9 @@ var (
 	// ErrTooMany: a limit of the record: four claims, or three replacements in
 	// 24 hours.
 	ErrTooMany = errors.New("too many")
+	// ErrPreviousFleet: the pinned fleet has a successor; it only recovers and
+	// deletes.
+	ErrPreviousFleet = errors.New("the fleet is a previous one: it only recovers and deletes")
 	// ErrNoClaim: no such claim stands.
 	ErrNoClaim = errors.New("no such claim")
 	// ErrStory: what the vault says does not continue what this device has
@@ -111,6 +114,7 @@ var localNames = []struct {
 	{ErrStory, "story"},
 	{ErrPassword, "unfit_password"},
 	{ErrBundle, "bundle_refused"},
+	{ErrPreviousFleet, "previous_fleet"},
 	{ErrStore, "client_state"},
 	{ErrClosed, "closed"},
 	{ErrTicketExpired, "ticket_expired"},

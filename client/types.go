@@ -68,13 +68,11 @@ type Status struct {
 	// those of them by devices other than the owner's.
 	Failures      int
 	OtherFailures int
-	// NotBefore: until then recovering is slowed down (ErrPaced); else zero.
-	NotBefore    time.Time
-	Registration RegistrationID
-	BodyHash     [32]byte // SHA-256(RegistrationRecord ‖ wrap ‖ KSF)
-	KSF          KSF      // zero unless State is StateLive
-	Claims       []Claim
-	Events       []Event // newest first, at most 8
+	Registration  RegistrationID
+	BodyHash      [32]byte // SHA-256(RegistrationRecord ‖ wrap ‖ KSF)
+	KSF           KSF      // zero unless State is StateLive
+	Claims        []Claim
+	Events        []Event // newest first, at most 8
 }
 
 // Claim is a standing claim: a right to replace or delete that ripens.

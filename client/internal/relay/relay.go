@@ -1,0 +1,267 @@
+// Package relay is the client's side of the outer wire: one authenticated
+// connection to a relay, made again when it breaks, and vault sessions that
+// survive it. It knows nothing of what the sessions carry.
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"chatvault/protocol/frame"
+)
+
+// Backoff between two attempts to connect: full jitter, that is a uniform
+// choice between 0 and a ceiling that doubles from the first to the last. Full,
+// because all phones of a relay that died come back at once.
+const (
+	backoffFirst = 500 * time.Millisecond
+	backoffLast  = 20 * time.Second
+)
+
+const (
+	maxRefusals = 5 // retryable refusals of one request before they are returned
+	maxSilences = 3 // repeats without a reply before the connection is given up
+)
+
+var (
+	// ErrLost is in the error of whatever failed because the network did: no
+	// connection, one that broke, or one that stays silent.
+	ErrLost = errors.New("connection lost")
+	// ErrProtocol says that the relay does not speak the protocol.
+	ErrProtocol = errors.New("relay violates the protocol")
+	// ErrClosed is the answer after Close.
+	ErrClosed = errors.New("closed")
+)
+
+// Refusal is a relay's refusal, by REFUSE, close code or HTTP status.
+type Refusal struct {
+	Status  frame.Status
+	RetryIn time.Duration // 0 when it did not say
+	Limit   string        // printable ASCII
+}
+
+func (r *Refusal) Error() string { return "relay refuses: " + r.Status.String() }
+
+// Ended says that a vault session is over and another one may be opened.
+type Ended struct{ Status frame.Status }
+
+func (e *Ended) Error() string { return "vault session ended: " + e.Status.String() }
+
+// Config is what a Link needs. All of it is required but Notice.
+type Config struct {
+	URL  string
+	TLS  *tls.Config
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Auth answers a HELLO. With fresh, the ticket used last was refused as
+	// ended: bring another one. renewAt is when to authenticate again.
+	Auth   func(ctx context.Context, hello frame.Hello, fresh bool) (a frame.Auth, renewAt time.Time, err error)
+	Notice func()
+
+	ConnectWait time.Duration // for one connection, to READY
+	ReplyWait   time.Duration // before a request's bytes are repeated
+	MaxWait     time.Duration // the longest hint of a refusal that is waited out
+	Log         *slog.Logger
+}
+
+// Link keeps one connection to the relay. Safe for concurrent use; the frames
+// of vault sessions go to one caller at a time, which Client sees to.
+type Link struct {
+	cfg     Config
+	dialing chan struct{} // a lock that a context can give up on
+
+	mu      sync.Mutex
+	cur     *conn // nil, live, or dead
+	last    error // why cur ended, or why the last dial failed
+	broken  int   // connections that broke or were not made since the last reply
+	tag     uint32
+	expired bool // the last ticket was refused as ended
+	closed  bool
+}
+
+// New makes a Link. It does not connect.
+func New(cfg Config) *Link {
+	return &Link{cfg: cfg, dialing: make(chan struct{}, 1)}
+}
+
+// Close ends the connection and every later use.
+func (l *Link) Close() {
+	l.mu.Lock()
+	l.closed = true
+	c := l.cur
+	l.mu.Unlock()
+	if c != nil {
+		c.fail(ErrClosed)
+	}
+}
+
+// Connect makes sure that a connection stands, and returns the relay's HELLO.
+// It tries once, after the delay that earlier failures ask for.
+func (l *Link) Connect(ctx context.Context) (frame.Hello, error) {
+	c, err := l.connect(ctx)
+	if err != nil {
+		return frame.Hello{}, err
+	}
+	return c.hello, nil
+}
+
+// Hold keeps a connection up until the context ends or the relay refuses for
+// good.
+func (l *Link) Hold(ctx context.Context) error {
+	for {
+		c, err := l.connect(ctx)
+		if err != nil {
+			if err := l.retry(ctx, err); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// retry waits after a failure if another try may help, else returns it.
+func (l *Link) retry(ctx context.Context, err error) error {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		if !refusal.Status.Retryable() {
+			return err
+		}
+		return Sleep(ctx, refusal.RetryIn)
+	}
+	if ctx.Err() != nil || !errors.Is(err, ErrLost) {
+		return err
+	}
+	return nil
+}
+
+// connect returns the live connection, or makes one.
+func (l *Link) connect(ctx context.Context) (*conn, error) {
+	select {
+	case l.dialing <- struct{}{}:
+		defer func() { <-l.dialing }()
+	case <-ctx.Done():
+		return nil, l.lost(ctx.Err())
+	}
+	c, delay, err := l.current()
+	if c != nil || err != nil {
+		return c, err
+	}
+	if err := Sleep(ctx, delay); err != nil {
+		return nil, l.lost(err)
+	}
+	l.mu.Lock()
+	fresh := l.expired
+	l.mu.Unlock()
+	c, err = dial(ctx, &l.cfg, fresh)
+	return l.adopt(c, err)
+}
+
+// current returns the connection if it lives, else the delay before the next.
+func (l *Link) current() (*conn, time.Duration, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, 0, ErrClosed
+	}
+	if l.cur != nil {
+		if !l.cur.dead() {
+			return l.cur, 0, nil
+		}
+		if time.Since(l.cur.since) > backoffLast {
+			l.broken = 0
+		}
+		l.last, l.cur = l.cur.err, nil
+		l.broken++
+		l.noteRefusal(l.last)
+		l.cfg.Log.Debug("connection ended", "error", l.last)
+	}
+	return nil, Backoff(l.broken), nil
+}
+
+func (l *Link) adopt(c *conn, err error) (*conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.last = err
+		l.broken++
+		l.noteRefusal(err)
+		l.cfg.Log.Debug("connecting failed", "error", err)
+		return nil, err
+	}
+	if l.closed {
+		c.fail(ErrClosed)
+		return nil, ErrClosed
+	}
+	l.cur, l.expired = c, false
+	return c, nil
+}
+
+// noteRefusal remembers that the next AUTH needs another ticket.
+func (l *Link) noteRefusal(err error) {
+	if r, ok := errors.AsType[*Refusal](err); ok && r.Status == frame.TicketExpired {
+		l.expired = true
+	}
+}
+
+// lost says why an operation's context ended without a connection: the last
+// failure tells a person more than "deadline exceeded".
+func (l *Link) lost(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last != nil {
+		return fmt.Errorf("%w: %w: %w", ErrLost, err, l.last)
+	}
+	return fmt.Errorf("%w: %w", ErrLost, err)
+}
+
+// worked forgets the failures before a reply.
+func (l *Link) worked() {
+	l.mu.Lock()
+	l.broken = 0
+	l.mu.Unlock()
+}
+
+func (l *Link) nextTag() uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tag++
+	return l.tag
+}
+
+// Backoff returns the delay before the next try after n failures: none after
+// none, then full jitter.
+func Backoff(n int) time.Duration {
+	if n <= 0 {
+		return 0
+	}
+	ceiling := backoffLast
+	if n < 16 {
+		ceiling = min(backoffLast, backoffFirst<<(n-1))
+	}
+	return rand.N(ceiling + 1)
+}
+
+// Sleep waits, or returns the context's error.
+func Sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
