@@ -230,7 +230,7 @@ func TestAuthenticContentThatDoesNotAddUp(t *testing.T) {
 		{"part too long", None, [][]byte{long}, nil},
 		{"part too short before another", None, [][]byte{long[:99], long[:100]}, nil},
 		{"empty part", None, [][]byte{{}}, nil},
-		{"zstd bomb", Zstd, [][]byte{frame(1 << 30)}, nil},
+		{"zstd bomb", Zstd, [][]byte{frame(16 << 20)}, nil},
 		{"zstd frame of nothing", Zstd, [][]byte{frame(0)}, nil},
 		{"not zstd", Zstd, [][]byte{long}, nil},
 		{"zstd frame cut off", Zstd, [][]byte{frame(100)[:10]}, nil},

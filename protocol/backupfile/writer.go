@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/tink-crypto/tink-go/v2/streamingaead/subtle"
@@ -148,7 +149,7 @@ func (w *Writer) Close() error {
 		w.release()
 		return w.err
 	}
-	w.err = errors.New("backupfile: write after Close")
+	w.err = errors.New("backupfile: the Writer is closed")
 	w.release()
 	return nil
 }
@@ -171,7 +172,7 @@ func (w *Writer) fail(step string, err error) {
 // release stops zstd without letting it write what it holds.
 func (w *Writer) release() {
 	if w.zstd != nil {
-		w.out.closed = true
+		w.out.closed.Store(true)
 		w.zstd.Close()
 		w.zstd.Reset(nil)
 		w.zstd = nil
@@ -241,11 +242,11 @@ func closing(at Checkpoint) []byte {
 type countingWriter struct {
 	w      io.Writer
 	offset int64
-	closed bool
+	closed atomic.Bool // zstd may be writing in the background
 }
 
 func (c *countingWriter) Write(p []byte) (int, error) {
-	if c.closed {
+	if c.closed.Load() {
 		return 0, ErrAborted
 	}
 	n, err := c.w.Write(p)

@@ -1,3 +1,5 @@
+//go:build unix
+
 package archive_test
 
 import (
@@ -80,7 +82,7 @@ func TestTargetIsNeverTouched(t *testing.T) {
 	must(t, os.Mkdir(into, 0o755))
 	_, err = archive.Restore(bytes.NewReader(stream), into, archive.Options{})
 	must(t, err)
-	t.Cleanup(func() { os.Chmod(filepath.Join(into, "empty/inner"), 0o700) })
+	t.Cleanup(func() { os.Chmod(filepath.Join(into, "locked"), 0o700) })
 	if _, err := archive.Restore(bytes.NewReader(stream), filepath.Join(parent, "no/such/parent"), archive.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no parent: %v", err)
 	}
@@ -134,7 +136,7 @@ func TestThroughTheBackupFile(t *testing.T) {
 	}
 	empty(t, parent)
 	must(t, restore(encrypted))
-	t.Cleanup(func() { os.Chmod(filepath.Join(target, "empty/inner"), 0o700) })
+	t.Cleanup(func() { os.Chmod(filepath.Join(target, "locked"), 0o700) })
 	if got, want := describe(t, target), describe(t, source); got != want {
 		t.Errorf("restored:\n%s\nwant:\n%s", got, want)
 	}
@@ -191,7 +193,7 @@ func TestKilledRestoreLeavesNothingUnderTheName(t *testing.T) {
 	}
 	_, err = archive.Restore(bytes.NewReader(stream), target, archive.Options{})
 	must(t, err)
-	t.Cleanup(func() { os.Chmod(filepath.Join(target, "empty/inner"), 0o700) })
+	t.Cleanup(func() { os.Chmod(filepath.Join(target, "locked"), 0o700) })
 	left, err := os.ReadDir(parent)
 	if err != nil || len(left) != 3 {
 		t.Errorf("afterwards: %v, %v", left, err)
