@@ -1,0 +1,78 @@
+package main
+
+import (
+	"time"
+
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/protocol/cmdline"
+	"chatvault/protocol/ticket"
+)
+
+// Config is the whole configuration: each field a flag, and a setting of the
+// same name in the YAML file that --config names. What is wrong in it is said
+// at the start, with exit code 2.
+type Config struct {
+	cmdline.ConfigFlag
+
+	// Listen is where clients connect. Without TLS it must be on loopback, or
+	// behind a proxy. Port 0 takes a free one; the line "listening" says which.
+	Listen string `default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where clients connect (${default})."`
+	// TLSCert and TLSKey are PEM files; both or none.
+	TLSCert string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for clients, PEM."`
+	TLSKey  string `name:"tls-key" placeholder:"FILE" help:"Its key, PEM."`
+	// BehindProxy are the addresses of the proxies that end TLS. Only from them
+	// is X-Forwarded-For believed, and without TLS only they may connect.
+	BehindProxy []string `name:"behind-proxy" placeholder:"CIDR" help:"Range of the proxies that connect here; only their X-Forwarded-For counts."`
+	// Host are the names by which clients dial this relay, with the port unless
+	// it is 443 with wss or 80 with ws. An AUTH that names another is refused,
+	// so that no other relay can pass on what was signed for it. May be left
+	// out on loopback: then the address, and localhost, with the port.
+	Host []string `placeholder:"HOST[:PORT]" help:"Names by which clients dial this relay; others are refused."`
+	// Origin are the web pages that may connect. A client without an Origin
+	// header, that is, an app, always may.
+	Origin []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect, as https://app.example."`
+
+	// Vault are the vault nodes. A name is resolved again every 15 s, and all
+	// its addresses are dialled.
+	Vault []string `required:"" placeholder:"HOST:PORT" help:"Vault nodes, or a DNS name for all of them."`
+	// VaultCA signs the certificates of all roles; VaultCert must carry the
+	// DNS name chatd.chatvault.internal. A vault must carry
+	// vaultd.chatvault.internal, whatever its address.
+	VaultCA   string `name:"vault-ca" required:"" placeholder:"FILE" help:"Private authority of the uplinks, PEM."`
+	VaultCert string `required:"" placeholder:"FILE" help:"chatd's certificate for the uplinks, PEM."`
+	VaultKey  string `required:"" placeholder:"FILE" help:"Its key, PEM."`
+
+	// Fleet is the fleet id; tickets must be for it, vault nodes must name it.
+	Fleet string `required:"" placeholder:"ID" help:"Fleet id."`
+	// FleetBundle is served to clients, who check its signatures; chatd reads
+	// only its epoch.
+	FleetBundle string `required:"" placeholder:"FILE" help:"Signed fleet bundle, served at /v1/fleet."`
+	// Issuers mint the tickets. Only in the file.
+	Issuers []ticket.IssuerConfig `kong:"-" yaml:"issuers"`
+
+	// Redis is shared by all relays: node addresses, presence, doorbells,
+	// limits. Without it each relay does for itself what it can.
+	Redis string `default:"embedded" placeholder:"URL" help:"redis://, rediss:// or unix:// URL without a password, or \"embedded\": one in this process, for a single relay (${default})."`
+	// RedisPasswordFile keeps the password off the command line.
+	RedisPasswordFile string `placeholder:"FILE" help:"File with the password of Redis, mode 0600."`
+
+	// MaxConnections beyond it new ones get 503. 0: as many as the limit of
+	// open files allows, 256 kept for other use.
+	MaxConnections int `default:"0" help:"Clients at a time; 0: what the limit of open files allows."`
+	// MaxSessionsPerConnection beyond it OPEN and ATTACH are refused.
+	MaxSessionsPerConnection int `default:"4" help:"Vault sessions at a time on one connection (${default})."`
+	// AuthTimeout is how long a client may take for its first AUTH.
+	AuthTimeout time.Duration `default:"10s" help:"Time for a client's AUTH (${default})."`
+	// Ping is how often a silent client should ping. One that was not heard
+	// for 5/4 of it is pinged, one that was not heard for 5/2 of it is closed.
+	Ping time.Duration `default:"30s" help:"How often silent clients should ping (${default})."`
+	// Drain is how long vault sessions in flight may go on after SIGTERM, and
+	// over which time the clients are asked to spread their coming back.
+	Drain time.Duration `default:"60s" help:"Time for vault sessions in flight after SIGTERM (${default})."`
+	// Limit changes limits by name; which there are: ratelimit.Defaults.
+	Limit map[string]ratelimit.Limit `placeholder:"NAME=BURST/COUNT/PERIOD" mapsep:"," help:"Change a limit, as OpensPerAccount=60/30/1m; NAME=off lifts it."`
+
+	// LogLevel and LogFormat of the lines on standard error.
+	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error (${default})."`
+	LogFormat string `enum:"json,text" default:"json" help:"json or text (${default})."`
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/cmdline"
+)
+
+// TestMain lets the test binary be chatd, so that tests run the real program
+// with its real signals and exit codes.
+func TestMain(m *testing.M) {
+	if os.Getenv("CHATD_TEST_MAIN") == "1" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// site holds the files of one installation.
+type site struct {
+	t      *testing.T
+	dir    string
+	pki    *chatdtest.PKI
+	issuer *chatdtest.Issuer
+	vault  *chatdtest.Vault
+	// settings is the configuration by name.
+	settings map[string]any
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{t: t, dir: t.TempDir(), pki: chatdtest.NewPKI(t), issuer: chatdtest.NewIssuer(t)}
+	s.vault = chatdtest.StartVault(t, s.pki, 1, uplink.VaultRole)
+	certFile, keyFile := s.pki.Issue(uplink.ChatRole)
+	s.settings = map[string]any{
+		"listen": "127.0.0.1:0",
+		"vault":  []string{s.vault.Addr}, "vault-ca": s.pki.CAFile, "vault-cert": certFile, "vault-key": keyFile,
+		"fleet": chatdtest.Fleet, "fleet-bundle": s.file("bundle", chatdtest.Bundle(t, 7), 0o644),
+		"issuers":   s.issuer.Config,
+		"log-level": "debug",
+	}
+	return s
+}
+
+func (s *site) file(name string, b []byte, mode os.FileMode) string {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path, b, mode); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// config writes the settings as YAML: each value as JSON, which is YAML too.
+func (s *site) config() string {
+	s.t.Helper()
+	var b bytes.Buffer
+	for name, value := range s.settings {
+		if name == "issuers" {
+			c := s.issuer.Config[0]
+			value = []map[string]any{{"name": c.Name, "issuers": c.Issuers, "key-file": c.KeyFile}}
+		}
+		j, err := json.Marshal(value)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s: %s\n", name, j)
+	}
+	return s.file("chatd.yaml", b.Bytes(), 0o644)
+}
+
+// program is a chatd that runs.
+type program struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	addr string
+	over chan struct{} // closed when it has ended
+	err  error         // of Wait, once over is closed
+
+	mu    sync.Mutex
+	lines []map[string]any
+	log   bytes.Buffer
+	more  chan struct{} // closed, and replaced, with each line
+}
+
+func command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "CHATD_TEST_MAIN=1")
+	return cmd
+}
+
+// serve starts chatd and returns when it listens.
+func (s *site) serve(args ...string) *program {
+	s.t.Helper()
+	p := &program{t: s.t, over: make(chan struct{}), more: make(chan struct{})}
+	p.cmd = command(append([]string{"serve", "--config", s.config()}, args...)...)
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go p.read(stderr)
+	s.t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.over
+	})
+	p.addr, _ = p.await("listening")["address"].(string)
+	p.await("uplink is up")
+	return p
+}
+
+func (p *program) read(stderr io.Reader) {
+	in := bufio.NewScanner(stderr)
+	for in.Scan() {
+		line := map[string]any{}
+		json.Unmarshal(in.Bytes(), &line)
+		p.mu.Lock()
+		p.log.Write(append(in.Bytes(), '\n'))
+		p.lines = append(p.lines, line)
+		close(p.more)
+		p.more = make(chan struct{})
+		p.mu.Unlock()
+	}
+	p.err = p.cmd.Wait()
+	close(p.over)
+}
+
+// await returns the first line of the log with this message.
+func (p *program) await(msg string) map[string]any {
+	p.t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		p.mu.Lock()
+		more := p.more
+		for _, line := range p.lines {
+			if line["msg"] == msg {
+				p.mu.Unlock()
+				return line
+			}
+		}
+		p.mu.Unlock()
+		select {
+		case <-more:
+		case <-p.over:
+			p.t.Fatalf("chatd ended (%v) without saying %q:\n%s", p.err, msg, p.text())
+		case <-late:
+			p.t.Fatalf("chatd did not say %q:\n%s", msg, p.text())
+		}
+	}
+}
+
+func (p *program) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+// stop sends SIGTERM.
+func (p *program) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// exited waits for the end and returns the exit code.
+func (p *program) exited() int {
+	p.t.Helper()
+	select {
+	case <-p.over:
+	case <-time.After(20 * time.Second):
+		p.t.Fatalf("chatd does not end:\n%s", p.text())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// run runs a command line in this process.
+func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut strings.Builder
+	a := app
+	a.IO = cmdline.IO{Out: &out, Err: &errOut}
+	code = a.Run(t.Context(), new(grammar), args)
+	return code, out.String(), errOut.String()
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/relay"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/fleet"
+	"chatvault/protocol/ticket"
+	"chatvault/protocol/ticket/jwksurl"
+)
+
+// plan is a configuration that was checked, with its files read.
+type plan struct {
+	cfg       *Config
+	relay     relay.Config // Hosts nil: those of the loopback listener
+	clientTLS *tls.Config  // nil: plain
+	vaultTLS  *tls.Config
+	tickets   *ticket.Verifier
+	redis     *redis.Options // nil: embedded
+}
+
+// newPlan checks everything that can be checked before anything is opened.
+func newPlan(cfg *Config, log *slog.Logger) (*plan, error) {
+	p := &plan{cfg: cfg}
+	for _, step := range []func() error{
+		p.checkNumbers, p.checkListener, p.checkNames, p.checkVaults, p.checkFleet, p.checkRedis,
+	} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.checkIssuers(log); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *plan) checkNumbers() (err error) {
+	cfg, r := p.cfg, &p.relay
+	for _, d := range []struct {
+		name     string
+		value    time.Duration
+		min, max time.Duration
+	}{
+		{"auth-timeout", cfg.AuthTimeout, time.Second, time.Minute},
+		{"ping", cfg.Ping, time.Second, 10 * time.Minute},
+		{"drain", cfg.Drain, 0, time.Hour},
+	} {
+		if d.value < d.min || d.value > d.max {
+			return fmt.Errorf("%s: %v is not between %v and %v", d.name, d.value, d.min, d.max)
+		}
+	}
+	if n := cfg.MaxSessionsPerConnection; n < 1 || n > 1000 {
+		return fmt.Errorf("max-sessions-per-connection: %d is not between 1 and 1000", n)
+	}
+	if cfg.MaxConnections < 0 {
+		return fmt.Errorf("max-connections: %d is negative", cfg.MaxConnections)
+	}
+	if r.MaxConnections, err = admission.Capacity(cfg.MaxConnections); err != nil {
+		return fmt.Errorf("max-connections: %w", err)
+	}
+	if r.Limits, err = ratelimit.Override(cfg.Limit); err != nil {
+		return err
+	}
+	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
+	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
+	return nil
+}
+
+func (p *plan) checkListener() error {
+	cfg := p.cfg
+	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
+		return fmt.Errorf("listen: want HOST:PORT or :PORT: %w", err)
+	}
+	for _, s := range cfg.BehindProxy {
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil || prefix != prefix.Masked() {
+			return fmt.Errorf("behind-proxy: %q is no range such as 10.0.0.0/8", s)
+		}
+		p.relay.Proxies = append(p.relay.Proxies, prefix)
+	}
+	if (cfg.TLSCert == "") != (cfg.TLSKey == "") {
+		return errors.New("tls-cert and tls-key: set both or none")
+	}
+	if cfg.TLSCert == "" {
+		if !admission.IsLoopback(cfg.Listen) && len(cfg.BehindProxy) == 0 {
+			return fmt.Errorf("listen: %s can be reached from elsewhere: set tls-cert and tls-key, or behind-proxy", cfg.Listen)
+		}
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+	if err != nil {
+		return fmt.Errorf("tls-cert and tls-key: %w", err)
+	}
+	p.clientTLS = &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{cert},
+		NextProtos:   []string{"http/1.1"}, // HTTP/2 has another way to WebSocket
+	}
+	return nil
+}
+
+func (p *plan) checkNames() (err error) {
+	if len(p.cfg.Host) == 0 && !admission.IsLoopback(p.cfg.Listen) {
+		return fmt.Errorf("host: wanted, because %s is not on loopback", p.cfg.Listen)
+	}
+	if len(p.cfg.Host) > 0 {
+		if p.relay.Hosts, err = admission.Hosts(p.cfg.Host); err != nil {
+			return err
+		}
+	}
+	p.relay.Origins, err = admission.Origins(p.cfg.Origin)
+	return err
+}
+
+func (p *plan) checkVaults() (err error) {
+	for _, v := range p.cfg.Vault {
+		if host, port, err := net.SplitHostPort(v); err != nil || host == "" || port == "" {
+			return fmt.Errorf("vault: %q: want HOST:PORT", v)
+		}
+	}
+	p.vaultTLS, err = uplink.LoadTLS(p.cfg.VaultCA, p.cfg.VaultCert, p.cfg.VaultKey)
+	return err
+}
+
+// maxBundle is the size of the largest fleet bundle that is read, in bytes.
+const maxBundle = 1 << 20
+
+func (p *plan) checkFleet() error {
+	if !fleet.ValidID(p.cfg.Fleet) {
+		return fmt.Errorf("fleet: %q is no fleet id", p.cfg.Fleet)
+	}
+	info, err := os.Stat(p.cfg.FleetBundle)
+	if err == nil && info.Size() > maxBundle {
+		err = fmt.Errorf("%s is larger than %d bytes", p.cfg.FleetBundle, maxBundle)
+	}
+	if err == nil {
+		p.relay.Bundle, err = os.ReadFile(p.cfg.FleetBundle)
+	}
+	if err == nil {
+		p.relay.BundleEpoch, err = fleet.Epoch(p.relay.Bundle)
+	}
+	if err != nil {
+		return fmt.Errorf("fleet-bundle: %w", err)
+	}
+	return nil
+}
+
+func (p *plan) checkIssuers(log *slog.Logger) (err error) {
+	p.tickets, err = ticket.NewVerifier(p.cfg.Issuers, []string{p.cfg.Fleet}, ticket.Options{
+		Fetch: jwksurl.Fetcher(nil),
+		Report: func(issuer string, err error) {
+			log.Warn("an issuer's keys cannot be fetched", "issuer", issuer, "reason", err)
+		},
+	})
+	return err
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/relay"
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/cmdline"
+)
+
+type checkCmd struct {
+	Config `embed:""`
+}
+
+// Run checks.
+func (c *checkCmd) Run(std cmdline.IO) error {
+	if _, err := newPlan(&c.Config, slog.New(slog.DiscardHandler)); err != nil {
+		return cmdline.Usagef("%w", err)
+	}
+	_, err := fmt.Fprintln(std.Out, "ok")
+	return err
+}
+
+type serveCmd struct {
+	Config `embed:""`
+}
+
+// Run serves until a signal, then drains.
+func (c *serveCmd) Run(ctx context.Context, std cmdline.IO) error {
+	log := newLog(&c.Config, std.Err)
+	p, err := newPlan(&c.Config, log)
+	if err != nil {
+		return cmdline.Usagef("%w", err)
+	}
+	ctx, stop := cmdline.Signals(ctx)
+	defer stop()
+	return p.serve(ctx, log)
+}
+
+func newLog(cfg *Config, to io.Writer) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(cfg.LogLevel)) // kong has checked it
+	o := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(to, o))
+	}
+	return slog.New(slog.NewJSONHandler(to, o))
+}
+
+// serve wires the parts, serves until ctx ends, and drains.
+func (p *plan) serve(ctx context.Context, log *slog.Logger) error {
+	listener, err := p.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	redis, closeRedis := p.connectRedis()
+	defer closeRedis()
+
+	counts := new(count.Set)
+	directory := route.New(redis, clock.System{}, redisChange(log, counts, "routes and notices"))
+	pool := uplink.NewPool(uplink.Config{
+		Fleet: p.cfg.Fleet, TLS: p.vaultTLS, Vaults: p.cfg.Vault, Clock: clock.System{}, Log: log,
+		Up: directory.NodeUp, Down: directory.NodeDown,
+	})
+	local := ratelimit.NewLocal(clock.System{})
+	r := relay.New(p.relay, relay.Parts{
+		Tickets: p.tickets, Vaults: pool, Directory: directory, Local: local,
+		Shared: ratelimit.NewFailOpen(ratelimit.NewRedis(redis), local, clock.System{}, redisChange(log, counts, "limits")),
+		Clock:  clock.System{}, Log: log, Counts: counts,
+	})
+
+	// The background outlives the signal: sessions in flight need it.
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { pool.Run(background) })
+	running.Go(func() { directory.Run(background, func(a route.Account) { r.Ring(a, nil) }) })
+	defer running.Wait()
+	defer cancel()
+	return p.serveHTTP(ctx, log, r, &admission.Listener{
+		Listener: listener,
+		Max:      admission.Sockets(p.relay.MaxConnections),
+		Refused:  func() { counts.Add("refused_sockets") },
+	})
+}
+
+// listen opens the listener, and names a loopback one if nothing else did.
+func (p *plan) listen(ctx context.Context) (net.Listener, error) {
+	// No TCP keepalive: it would wake phones every 15 s for nothing. The relay
+	// pings.
+	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", p.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listening: %w", err)
+	}
+	if p.relay.Hosts == nil {
+		if p.relay.Hosts, err = admission.LoopbackHosts(listener.Addr()); err != nil {
+			listener.Close()
+			return nil, err
+		}
+	}
+	return listener, nil
+}
+
+func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Relay, sockets *admission.Listener) error {
+	server := &http.Server{
+		Handler:           r.Handler(),
+		ReadHeaderTimeout: 5 * time.Second, // also for TLS
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    8 << 10,
+		// net/http writes whole addresses of clients into its log.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	listener := net.Listener(sockets)
+	if p.clientTLS != nil {
+		listener = tls.NewListener(sockets, p.clientTLS)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	logger.Info("listening", "address", sockets.Addr().String(), "tls", p.clientTLS != nil, "max_connections", p.relay.MaxConnections)
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	logger.Info("draining", "cause", context.Cause(ctx), "at_most", p.cfg.Drain.String())
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		r.Drain()
+	}()
+	// Stops accepting at once; waits only for requests that are no WebSocket.
+	shut, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(shut); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		logger.Warn("stopping the listener", "reason", err)
+	}
+	<-drained
+	logger.Info("stopped", "counts", r.Counts)
+	return nil
+}
+
+// redisChange says when Redis begins to fail and when it answers again.
+func redisChange(log *slog.Logger, counts *count.Set, what string) func(error) {
+	return func(err error) {
+		if err == nil {
+			log.Info("redis answers again", "for", what)
+			return
+		}
+		counts.Add("redis_failed")
+		log.Warn("redis does not answer; this relay goes on alone", "for", what, "reason", err)
+	}
+}
