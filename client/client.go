@@ -73,8 +73,8 @@ type Config struct {
 	// Timeout bounds one operation, reconnecting included, besides its
 	// context. 0 means DefaultTimeout.
 	Timeout time.Duration
-	// ConnectWait bounds one attempt to connect, to READY; also how long an
-	// operation tries before its first vault session stands. 0 means
+	// ConnectWait bounds one attempt to connect, to READY. An operation that
+	// has reached no relay after this time begins no further attempt. 0 means
 	// DefaultConnectWait.
 	ConnectWait time.Duration
 	// ReplyWait is how long a request waits before its bytes are repeated,

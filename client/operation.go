@@ -29,6 +29,8 @@ type operation struct {
 	name   string
 	accept []Story
 
+	reached bool // a relay was connected to
+
 	// of the current vault session
 	keys    fleet.Keys
 	current bool // the fleet is the current one
@@ -57,7 +59,7 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 	case <-ctx.Done():
 		return o.wrap(ctx.Err())
 	}
-	connectBy := time.Now().Add(c.cfg.ConnectWait)
+	begin, opened := time.Now(), false
 	for faults, tries := 0, 0; ; tries++ {
 		if tries > 0 {
 			if err := relay.Sleep(ctx, relay.Backoff(max(1, min(tries, faults)))); err != nil {
@@ -65,9 +67,8 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 			}
 		}
 		err := o.open(ctx)
-		opened := err == nil
-		if opened {
-			connectBy = time.Time{} // from now on the whole time counts
+		if err == nil {
+			opened = true // from now on there may be something to finish
 			err = do(ctx, o)
 		}
 		if o.s != nil {
@@ -81,12 +82,21 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 		if fault {
 			faults++
 		}
-		late := !connectBy.IsZero() && time.Now().After(connectBy)
+		late := !opened && time.Since(begin) > o.patience()
 		if !again || faults > maxFaults || ctx.Err() != nil || late {
 			return o.wrap(err)
 		}
 		c.cfg.Logger.Debug("trying again", "op", name, "error", err)
 	}
+}
+
+// patience is how long to try before the first vault session stands: a phone
+// without a network is told soon.
+func (o *operation) patience() time.Duration {
+	if o.reached {
+		return o.c.cfg.ConnectWait + 2*o.c.cfg.ReplyWait
+	}
+	return o.c.cfg.ConnectWait
 }
 
 // open makes a vault session and authorises it.
@@ -99,6 +109,7 @@ func (o *operation) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	o.reached = true
 	if hello.BundleEpoch > c.bundles.cur.Epoch {
 		c.bundles.announced(ctx, hello.BundleEpoch)
 		if o.keys, o.current, err = c.bundles.keys(ctx); err != nil {
