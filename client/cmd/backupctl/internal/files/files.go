@@ -34,7 +34,7 @@ type File struct {
 // target is removed, where the system can tell it from one that is still
 // being written.
 func Create(target string, replace bool) (*File, error) {
-	if err := checkTarget(target, replace); err != nil {
+	if err := CheckTarget(target, replace); err != nil {
 		return nil, err
 	}
 	dir, prefix := filepath.Dir(target), "."+filepath.Base(target)+".partial-"
@@ -86,7 +86,7 @@ func Write(target string, content []byte, replace bool) error {
 // place renames. Without replace it links first: a link never replaces what
 // came up under the name meanwhile, as a rename would.
 func place(from, to string, replace bool) error {
-	if err := checkTarget(to, replace); err != nil {
+	if err := CheckTarget(to, replace); err != nil {
 		return err
 	}
 	if !replace {
@@ -102,7 +102,9 @@ func place(from, to string, replace bool) error {
 	return os.Rename(from, to)
 }
 
-func checkTarget(target string, replace bool) error {
+// CheckTarget says whether Create would accept the target now: ErrExists,
+// ErrNotRegular or nil.
+func CheckTarget(target string, replace bool) error {
 	info, err := os.Lstat(target)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

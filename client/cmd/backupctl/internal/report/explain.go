@@ -30,9 +30,10 @@ type row struct {
 // Wrong passwords, stories, and what carries a place are composed besides.
 var rows = []row{
 	{context.Canceled, Failed, "cancelled", "Nothing was left half-written. Run the command again when you like."},
+	// The last wrong password is ErrDestroyed too: the code stays the vault's.
+	{client.ErrWrongPassword, WrongPassword, "", "Check the keyboard layout and Caps Lock before the next try. The same password typed again costs another attempt."},
 	{client.ErrDestroyed, Destroyed, "", "Nothing can bring the key back. If a phone still holds it, or you kept the recovery key, backups still open; to protect new ones: backupctl register"},
 	{client.ErrLocked, Destroyed, "", "Ten passwords were wrong: the key is destroyed, at once or within hours, and no password opens it any more. The recovery key does, if you kept it: backupctl restore --ask-recovery-key FILE FOLDER"},
-	{client.ErrWrongPassword, WrongPassword, "", "Check the keyboard layout and Caps Lock before the next try. The same password typed again costs another attempt."},
 	{client.ErrNotRegistered, NotRegistered, "", "Register first: backupctl register. If you did, on another account or fleet, look at the ticket: backupctl ticket check FILE"},
 	{client.ErrPending, Pending, "", "Come back then, with a fresh ticket. Until then the owner of the key may object: backupctl status shows it."},
 	{client.ErrPaced, RateLimited, "", "Wrong passwords came from other devices, so the vault slows down. No attempt was charged. Wait until then."},
@@ -43,6 +44,7 @@ var rows = []row{
 	{client.ErrConflict, Failed, "", "Look what is registered: backupctl status. Over a live registration: backupctl change-password, or, with the password forgotten, backupctl replace"},
 	{client.ErrTooMany, Failed, "", "At most four claims stand, and at most three replacements are made in 24 hours: backupctl status, backupctl cancel ID"},
 	{client.ErrNoClaim, Failed, "", "See which claims stand: backupctl status"},
+	{client.ErrPreviousFleet, Failed, "", "Register with the fleet that follows it: its pins in --fleet, and the password."},
 	{client.ErrUnavailable, Failed, "", "The vault's storage or HSM failed. Repeat the same command with the same password: that costs no second attempt."},
 	{client.ErrBundle, Failed, "", "The fleet's keys are not signed as --fleet demands, or are out of date. Do not go on with other pins unless their publisher tells you so himself."},
 	{client.ErrProtocol, Failed, "", "The other side does not speak this protocol, or lied. Check --url and --fleet, and that this program is up to date."},
