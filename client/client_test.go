@@ -36,7 +36,7 @@ func testDevice(t *testing.T) ticket.DeviceKey {
 func (f *fakeRelay) mint(d ticket.DeviceKey, subject string, lifetime time.Duration) string {
 	s, err := ticket.Mint(f.vault.issuer, "", ticket.Claims{
 		Issuer: "https://app.example", Subject: subject, Audience: []string{testFleet},
-		IssuedAt: time.Now(), Expires: time.Now().Add(lifetime), Device: d.Thumbprint(),
+		IssuedAt: f.now(), Expires: f.now().Add(lifetime), Device: d.Thumbprint(),
 	})
 	if err != nil {
 		f.t.Errorf("minting: %v", err)

@@ -49,6 +49,8 @@ type fakeRelay struct {
 	onFrame   func(direction, frame.Frame) fate
 	onAuth    func(frame.Auth) (refuse frame.Frame)
 	pings     uint32
+	mute      bool          // no answer to pings
+	skew      time.Duration // of the relay's and vault's clock against the phone's
 
 	// what was seen
 	dials, auths, opens, attaches, fetches int
@@ -81,6 +83,7 @@ func newFakeRelay(t *testing.T) *fakeRelay {
 		sent: map[sentKey][]string{}, attached: map[frame.SessionID]*relayConn{}, pings: 30_000,
 	}
 	f.vault = newFakeVault(t)
+	f.vault.now = f.now
 	f.setBundle(f.vault.signedBundle(7, time.Now().Add(30*24*time.Hour)), 7)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+frame.FleetPath, func(w http.ResponseWriter, _ *http.Request) {
@@ -182,6 +185,16 @@ func (f *fakeRelay) serve(w http.ResponseWriter, r *http.Request) {
 		f.mu.Unlock()
 	}()
 	c := &relayConn{ws: ws}
+	answer := ws.PingHandler()
+	ws.SetPingHandler(func(s string) error {
+		f.mu.Lock()
+		mute := f.mute
+		f.mu.Unlock()
+		if mute {
+			return nil
+		}
+		return answer(s)
+	})
 	rand.Read(hello.Nonce[:])
 	if !f.send(c, hello) {
 		return
@@ -293,10 +306,17 @@ func (f *fakeRelay) auth(c *relayConn, hello frame.Hello, a frame.Auth) bool {
 	if err != nil {
 		f.t.Errorf("ticket: %v", err)
 	}
-	if !time.Now().Before(claims.Expires) {
+	if !f.now().Before(claims.Expires) {
 		return f.send(c, frame.Refuse{Refused: frame.TAuth, Status: frame.TicketExpired})
 	}
 	return f.send(c, frame.Ready{TicketEnds: uint64(claims.Expires.Unix()), PingMillis: pings})
+}
+
+// now is the relay's clock.
+func (f *fakeRelay) now() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Now().Add(f.skew)
 }
 
 // note records a frame, and that one sequence number never carries two

@@ -45,6 +45,7 @@ type fakeVault struct {
 	requests []vaultmsg.Request
 	elements [][33]byte // evaluated, in order
 	name     string     // of the issuer
+	now      func() time.Time
 	// before, when set, may answer instead of the vault; after may change what
 	// the vault answers.
 	before func(vaultmsg.Request) *vaultmsg.Reply
@@ -280,7 +281,7 @@ func (v *fakeVault) authorise(s *fakeSession, m vaultmsg.Authorise) vaultmsg.Rep
 	if err != nil {
 		v.t.Errorf("ticket: %v", err)
 	}
-	if !time.Now().Before(claims.Expires) {
+	if !v.now().Before(claims.Expires) {
 		return vaultmsg.Reply{Status: frame.TicketExpired}
 	}
 	s.account = ticket.Account{Issuer: v.name, Subject: claims.Subject}

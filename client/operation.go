@@ -59,13 +59,8 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 	case <-ctx.Done():
 		return o.wrap(ctx.Err())
 	}
-	begin, opened := time.Now(), false
-	for faults, tries := 0, 0; ; tries++ {
-		if tries > 0 {
-			if err := relay.Sleep(ctx, relay.Backoff(max(1, min(tries, faults)))); err != nil {
-				return o.wrap(fmt.Errorf("%w: %w", relay.ErrLost, err))
-			}
-		}
+	begin, opened, faults := time.Now(), false, 0
+	for {
 		err := o.open(ctx)
 		if err == nil {
 			opened = true // from now on there may be something to finish
@@ -87,6 +82,13 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 			return o.wrap(err)
 		}
 		c.cfg.Logger.Debug("trying again", "op", name, "error", err)
+		delay := relay.Backoff(max(1, faults))
+		if r, ok := errors.AsType[*relay.Refusal](err); ok {
+			delay = max(delay, r.RetryIn)
+		}
+		if relay.Sleep(ctx, delay) != nil {
+			return o.wrap(err)
+		}
 	}
 }
 
