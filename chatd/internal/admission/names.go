@@ -22,7 +22,8 @@ func Hosts(names []string) (Names, error) {
 	out := Names{}
 	for _, name := range names {
 		u, err := url.Parse("wss://" + name)
-		if err != nil || name == "" || u.Host != name || u.Hostname() == "" || len(name) > 255 {
+		bare := err == nil && strings.Contains(u.Hostname(), ":") && name[0] != '[' // IPv6 wants brackets
+		if err != nil || bare || u.Host != name || u.Hostname() == "" || len(name) > 255 {
 			return nil, fmt.Errorf("host %q: want a name as clients dial it, with the port if it is not the default one", name)
 		}
 		out[strings.ToLower(name)] = true

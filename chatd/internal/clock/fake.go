@@ -33,6 +33,13 @@ func (f *Fake) AfterFunc(d time.Duration, fn func()) Timer {
 	return t
 }
 
+// Pending is how many timers are set.
+func (f *Fake) Pending() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.timers)
+}
+
 // Advance moves the clock by d. It calls every function that falls due, in
 // order of time, and returns when all of them have returned; timers that they
 // set are called too if they fall due by then.

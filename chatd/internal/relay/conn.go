@@ -80,14 +80,14 @@ func (c *conn) run() {
 	c.ws.SetReadLimit(frame.MaxFrame)
 	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, data) })
 	c.ws.SetPongHandler(func(string) error { return c.onControl(0, "") })
-	c.ws.SetCloseHandler(func(code int, _ string) error { return nil })
+	c.ws.SetCloseHandler(c.onClosed)
 	c.heard.Store(r.Clock.Now().UnixNano())
 	known := r.add(c)
+	c.startTimer()
 	c.sendFrame(frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.cfg.BundleEpoch})
 	if !known {
 		c.end(draining)
 	}
-	c.startTimer()
 	c.readLoop()
 	c.cleanUp()
 }
@@ -206,6 +206,15 @@ func (c *conn) onControl(answer int, data string) error {
 		c.refuseAndEnd(limited(0, ratelimit.FramesPerConnection, wait))
 	} else if answer != 0 && !c.out.sendCopy(answer, []byte(data)) {
 		c.end(slowConsumer)
+	}
+	return nil
+}
+
+// onClosed answers the client's close frame, unless it is itself the answer to
+// ours. gorilla calls it from the read loop.
+func (c *conn) onClosed(code int, _ string) error {
+	if !c.hasEnded() {
+		c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
 	}
 	return nil
 }

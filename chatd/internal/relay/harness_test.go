@@ -41,6 +41,8 @@ type setup struct {
 	redis  redis.UniversalClient
 	clock  *clock.Fake
 	log    io.Writer
+	// tickets, if set, stands in for the issuer's verifier.
+	tickets *ticket.Verifier
 }
 
 // newHouse starts a relay; its clock stands still, that of its uplinks runs.
@@ -53,8 +55,8 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 			MaxConnections: 1000, MaxSessionsPerConnection: 4,
 			AuthTimeout: 10 * time.Second, Ping: 30 * time.Second, Drain: 20 * time.Second,
 		},
-		clock: clock.NewFake(time.Now()),
-		log:   t.Output(),
+		clock: clock.NewFake(time.Now().Truncate(time.Second)),
+		log:   t.Output(), tickets: issuer.Verifier(),
 	}
 	if change != nil {
 		change(&s)
@@ -82,7 +84,7 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		shared = ratelimit.NewRedis(s.redis)
 	}
 	h.relay = New(s.cfg, Parts{
-		Tickets: issuer.Verifier(), Vaults: pool, Directory: directory,
+		Tickets: s.tickets, Vaults: pool, Directory: directory,
 		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
 		Clock: s.clock, Log: log, Counts: new(count.Set),
 	})
@@ -137,7 +139,7 @@ func (h *house) login(sub string, device ticket.DeviceKey) *chatdtest.Client {
 	c := h.dial()
 	c.Send(c.Auth(device, h.issuer.Ticket(h.clock.Now(), sub, device)))
 	ready := chatdtest.Expect[frame.Ready](c)
-	if want := h.clock.Now().Add(10 * time.Minute).Unix(); ready.TicketEnds != uint64(want) || ready.PingMillis != 30_000 {
+	if want := h.clock.Now().Add(10 * time.Minute).Unix(); ready.TicketEnds != uint64(want) || ready.PingMillis != millis(h.relay.cfg.Ping) {
 		h.t.Fatalf("READY %+v, want the end %d", ready, want)
 	}
 	return c
