@@ -35,7 +35,7 @@ func (s *Stack) provision(ctx context.Context) (err error) {
 	if err := s.signBundle(ctx, unsigned); err != nil {
 		return err
 	}
-	if _, err := s.vaultd(ctx, "pki", "--out", s.file(pkiDir)); err != nil {
+	if _, err := s.vaultd(ctx, "pki", "--discard-ca-key", "--out", s.file(pkiDir)); err != nil {
 		return err
 	}
 	s.IssuerKeyFile = s.file("issuer.key")
@@ -90,8 +90,8 @@ func (s *Stack) writeVaultConfig(o Options) error {
 		"pin-file": s.token.pinFile,
 		"store":    "pebble:" + s.file("records"),
 		"pacing":   o.Pacing,
-		"tls-ca":   s.file(pkiDir + "/ca.pem"),
-		"tls-cert": s.file(pkiDir + "/vaultd.pem"),
+		"tls-ca":   s.file(pkiDir + "/ca.crt"),
+		"tls-cert": s.file(pkiDir + "/vaultd.crt"),
 		"tls-key":  s.file(pkiDir + "/vaultd.key"),
 		"issuers":  s.issuers(),
 	})
@@ -102,8 +102,8 @@ func (s *Stack) writeChatdConfig(redis string) error {
 		"fleet":        Fleet,
 		"fleet-bundle": s.file(bundleFile),
 		"vault":        []string{s.VaultAddr()},
-		"vault-ca":     s.file(pkiDir + "/ca.pem"),
-		"vault-cert":   s.file(pkiDir + "/chatd.pem"),
+		"vault-ca":     s.file(pkiDir + "/ca.crt"),
+		"vault-cert":   s.file(pkiDir + "/chatd.crt"),
 		"vault-key":    s.file(pkiDir + "/chatd.key"),
 		"redis":        redis,
 		"issuers":      s.issuers(),

@@ -1,0 +1,88 @@
+// Command demo tells the whole story of chatvault on real parts and real files,
+// or, with -dev, keeps the same stack running to play with.
+//
+// It needs chatd, vaultd and backupctl beside it, as "make build" puts them.
+// Everything that it makes is in one temporary folder, which it removes.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"chatvault/docker/stack"
+)
+
+func main() {
+	dev := flag.Bool("dev", false, "keep the stack running until Ctrl-C, with a ticket and commands to try")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if err := run(ctx, *dev); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run makes the folder and the stack, and whatever happens removes both.
+func run(ctx context.Context, dev bool) (err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "chatvault-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, removeAll(dir)) }()
+	servers := filepath.Join(dir, "servers")
+	if err := os.Mkdir(servers, 0o700); err != nil {
+		return err
+	}
+	began := time.Now()
+	fmt.Printf("Starting vaultd on a new SoftHSM token and chatd, in %s ...\n", dir)
+	s, err := stack.Start(ctx, stack.Options{Dir: servers, BinDir: filepath.Dir(self)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	fmt.Printf("  vaultd  %s  SoftHSM, Pebble; process %d\n  chatd   %s  embedded Redis; process %d\n",
+		s.VaultAddr(), s.Vault.PID(), s.ChatdAddr(), s.Chatd.PID())
+	w := &world{dir: dir, stack: s, out: os.Stdout}
+	if dev {
+		return play(ctx, w)
+	}
+	if err := tell(ctx, w); err != nil {
+		return err
+	}
+	if err := s.Stop(ctx); err != nil {
+		return fmt.Errorf("ending the stack: %w", err)
+	}
+	fmt.Printf("\nEverything did what it says, in %.0f seconds. Nothing is left running, %s is removed.\n",
+		time.Since(began).Seconds(), dir)
+	return nil
+}
+
+// removeAll removes a tree in which folders may not be writable.
+func removeAll(dir string) error {
+	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}

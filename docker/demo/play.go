@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+)
+
+// refresh is how often play mints a ticket; one is good for an hour.
+const refresh = 30 * time.Minute
+
+// play keeps the stack running until the context ends.
+func play(ctx context.Context, w *world) error {
+	const phone = "phone"
+	if err := w.newPhone(ctx, phone); err != nil {
+		return err
+	}
+	ctl := filepath.Join(w.stack.BinDir, "backupctl")
+	fmt.Fprintf(w.out, `
+The stack runs until Ctrl-C, which removes everything.
+
+  URL     %s
+  pins    %s
+  ticket  %s (minted anew every %v)
+  logs    %s
+
+Try next, from another terminal:
+
+  cd %s
+  %s register --config phone.yaml
+  %[6]s backup ANY-FOLDER backup.cvb --config phone.yaml
+  %[6]s status --config phone.yaml
+`, w.stack.URL(), w.path("pins.json"), w.path(ticketOf(phone)), refresh, w.path("servers/*.log"), w.dir, ctl)
+	ticker := time.NewTicker(refresh)
+	defer ticker.Stop()
+	w.out = io.Discard
+	for {
+		select {
+		case <-ctx.Done():
+			return w.stack.Stop(context.WithoutCancel(ctx))
+		case <-ticker.C:
+			if err := w.mint(ctx, phone); err != nil {
+				return err
+			}
+		}
+	}
+}

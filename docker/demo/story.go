@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Files of the story; the passwords lie in files because nobody types here.
+const (
+	oldPhone = "old-phone"
+	newPhone = "new-phone"
+	photos   = "files"
+	backup   = "cloud/alice.cvb"
+	paper    = "recovery-key.txt"
+
+	right, wrong, changed = "password", "wrong-password", "new-password"
+)
+
+// tell is the whole story. It ends at the first thing that does not happen as
+// told.
+func tell(ctx context.Context, w *world) error {
+	for file, text := range map[string]string{right: "correct horse battery staple", wrong: "incorrect horse", changed: "ὀρθὸς ἵππος 🐎"} {
+		if err := w.password(file, text); err != nil {
+			return err
+		}
+	}
+	before, err := backUp(ctx, w)
+	if err != nil {
+		return err
+	}
+	for _, chapter := range []func(context.Context, *world, tree) error{
+		getBack, guessOnce, changePassword, withoutVault, destroy,
+	} {
+		if err := chapter(ctx, w, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func backUp(ctx context.Context, w *world) (tree, error) {
+	w.chapter("Files of many kinds: text, noise, holes, deep folders, links, empty and oddly named ones")
+	if err := plant(w.path(photos)); err != nil {
+		return tree{}, err
+	}
+	before, err := look(w.path(photos))
+	if err != nil {
+		return tree{}, err
+	}
+	w.say("%s", before)
+	w.say("SHA-256 over every name, mode, time, link and byte: %x", before.sum)
+
+	w.chapter("The old phone registers a backup key behind a password, and backs up")
+	if err := w.newPhone(ctx, oldPhone); err != nil {
+		return before, err
+	}
+	if err := w.backupctl(ctx, expect{says: []string{"Generation 1, ten attempts."}},
+		"register", "--config", oldPhone+".yaml", "--password-file", right); err != nil {
+		return before, err
+	}
+	if err := w.backupctlTo(ctx, paper, expect{}, "key", "show", "--config", oldPhone+".yaml"); err != nil {
+		return before, err
+	}
+	if err := os.Mkdir(w.path("cloud"), 0o700); err != nil {
+		return before, err
+	}
+	return before, timed(w, func() error {
+		return w.backupctl(ctx, expect{}, "backup", photos, backup, "--config", oldPhone+".yaml")
+	})
+}
+
+func getBack(ctx context.Context, w *world, before tree) error {
+	w.chapter("The phone falls into the lake, with all its files; a new one gets everything back")
+	if err := w.lose(oldPhone); err != nil {
+		return err
+	}
+	if err := w.loseFiles(photos); err != nil {
+		return err
+	}
+	if err := w.newPhone(ctx, newPhone); err != nil {
+		return err
+	}
+	if err := w.recovers(ctx, right, 1); err != nil {
+		return err
+	}
+	return w.restores(ctx, before, "restored", "--config", newPhone+".yaml")
+}
+
+func guessOnce(ctx context.Context, w *world, _ tree) error {
+	w.chapter("A wrong password costs one of ten attempts; the right one gives all of them back")
+	if err := w.fails(ctx, wrong, 9); err != nil {
+		return err
+	}
+	return w.recovers(ctx, right, 1)
+}
+
+func changePassword(ctx context.Context, w *world, _ tree) error {
+	w.chapter("A new password; the old one opens nothing any more")
+	if err := w.backupctl(ctx, expect{says: []string{"Generation 2, ten attempts."}}, "change-password", "--config", newPhone+".yaml",
+		"--password-file", right, "--new-password-file", changed); err != nil {
+		return err
+	}
+	if err := w.fails(ctx, right, 9); err != nil {
+		return err
+	}
+	return w.recovers(ctx, changed, 2)
+}
+
+func withoutVault(ctx context.Context, w *world, before tree) error {
+	w.chapter("The vault is switched off: the recovery key, kept on paper, needs no vault")
+	if err := w.stack.Vault.Stop(ctx); err != nil {
+		return err
+	}
+	w.say("vaultd has ended.")
+	if err := w.backupctl(ctx, expect{exit: 8}, "recover", "--config", newPhone+".yaml", "--password-file", changed); err != nil {
+		return err
+	}
+	if err := w.restores(ctx, before, "restored-by-paper", "--recovery-key-file", paper, "--state", "nobodys-phone"); err != nil {
+		return err
+	}
+	if err := w.stack.Vault.Start(ctx); err != nil {
+		return err
+	}
+	w.say("vaultd runs again, on the same token and the same records.")
+	return nil
+}
+
+func destroy(ctx context.Context, w *world, _ tree) error {
+	w.chapter("Ten wrong passwords destroy the key for good")
+	for left := 9; left >= 0; left-- {
+		if err := w.password(wrong, fmt.Sprintf("guess number %d", 10-left)); err != nil {
+			return err
+		}
+		if err := w.fails(ctx, wrong, left); err != nil {
+			return err
+		}
+	}
+	w.say("")
+	w.say("Now the right password:")
+	if err := w.backupctl(ctx, expect{exit: 5}, "recover", "--config", newPhone+".yaml", "--password-file", changed); err != nil {
+		return err
+	}
+	return w.backupctl(ctx, expect{says: []string{"registration   destroyed"}}, "status", "--config", newPhone+".yaml")
+}
+
+// recovers recovers with the right password.
+func (w *world) recovers(ctx context.Context, file string, generation int) error {
+	says := []string{fmt.Sprintf("generation %d.", generation), "Attempts left: 10."}
+	return w.backupctl(ctx, expect{says: says}, "recover", "--config", newPhone+".yaml", "--password-file", file)
+}
+
+// fails recovers with a wrong password and sees the attempts that are left.
+func (w *world) fails(ctx context.Context, file string, left int) error {
+	says := fmt.Sprintf("(%d attempts left)", left)
+	return w.backupctl(ctx, expect{exit: 4, says: []string{says}}, "recover", "--config", newPhone+".yaml", "--password-file", file)
+}
+
+// restores restores the backup into a new folder and compares it with what was
+// lost.
+func (w *world) restores(ctx context.Context, before tree, folder string, flags ...string) error {
+	err := timed(w, func() error {
+		return w.backupctl(ctx, expect{}, append([]string{"restore", backup, folder}, flags...)...)
+	})
+	if err != nil {
+		return err
+	}
+	after, err := look(w.path(folder))
+	if err != nil {
+		return err
+	}
+	w.say("SHA-256 before: %x  %s", before.sum, before)
+	w.say("SHA-256 now:    %x  %s", after.sum, after)
+	if after != before {
+		return fmt.Errorf("%s is not what was backed up", folder)
+	}
+	return nil
+}
+
+func timed(w *world, f func() error) error {
+	began := time.Now()
+	if err := f(); err != nil {
+		return err
+	}
+	w.say("  (%.1f seconds)", time.Since(began).Seconds())
+	return nil
+}
