@@ -241,6 +241,53 @@ func TestGoawayMovesTheSession(t *testing.T) {
 	})
 }
 
+// A connection that was asked to leave begins nothing: the next operation makes
+// another one, not before the relay's delay is over.
+func TestGoawayWhileIdle(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		if _, err := p.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		auths := f.count(&f.auths)
+		begin := time.Now()
+		f.broadcast(frame.Goaway{Status: frame.Draining, ReconnectMillis: 4000})
+		synctest.Wait()
+		if _, err := p.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d < 4*time.Second || d > 6*time.Second || f.count(&f.auths) != auths+1 {
+			t.Errorf("%d connections, after %s", f.count(&f.auths), d)
+		}
+	})
+}
+
+// A relay that loses its uplink says no_vault; the vault and the session may
+// still be there.
+func TestLostUplinkIsAttachedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		key, _ := p.register(t, "pw")
+		opens, lost := f.count(&f.opens), false
+		f.hook(func(d direction, fr frame.Frame) fate {
+			if data, ok := fr.(frame.Data); ok && d == up && data.Sequence == 3 && !lost {
+				lost = true
+				f.broadcast(frame.Close{Session: data.Session, Status: frame.NoVault})
+				f.broadcast(frame.Refuse{Refused: frame.TData, Session: data.Session, Status: frame.NoSession})
+				return drop
+			}
+			return pass
+		})
+		got, err := p.Recover(t.Context(), []byte("pw"))
+		if err != nil || !got.Key.Equal(key.Key) {
+			t.Fatal(err)
+		}
+		if o, a := f.count(&f.opens)-opens, f.count(&f.attaches); o != 1 || a != 1 || f.count(&f.auths) != 1 {
+			t.Errorf("%d OPEN, %d ATTACH, %d AUTH", o, a, f.auths)
+		}
+	})
+}
+
 func TestSilentRelayIsGivenUp(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRelay) {
 		p := f.phone()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -36,6 +37,8 @@ type conn struct {
 	frames chan frame.Frame // of vault sessions; dropped when nobody reads
 	done   chan struct{}    // closed when the connection has ended
 	events chan event       // from the read loop to the keeper
+
+	leaving atomic.Pointer[time.Time] // when a GOAWAY asks to be gone
 
 	writing sync.Mutex // held for each write of a data frame
 
@@ -252,6 +255,14 @@ func (c *conn) dead() bool {
 	}
 }
 
+// leaveAt is when the relay asked this connection to be gone, or zero.
+func (c *conn) leaveAt() time.Time {
+	if at := c.leaving.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
+
 // read owns the reading side.
 func (c *conn) read() {
 	for {
@@ -271,7 +282,11 @@ func (c *conn) read() {
 		case frame.Ready:
 			c.tell(event{ready: true})
 		case frame.Goaway:
-			c.tell(event{leave: max(millis(f.ReconnectMillis), time.Millisecond)})
+			delay := max(millis(f.ReconnectMillis), time.Millisecond)
+			at := time.Now().Add(delay)
+			if c.leaving.CompareAndSwap(nil, &at) {
+				c.tell(event{leave: delay})
+			}
 		case frame.Refuse:
 			if f.Refused == frame.TAuth {
 				c.tell(event{refused: f.Status})
@@ -329,7 +344,7 @@ func (c *conn) keep(renewAt time.Time) {
 			case e.ready:
 				fresh = false
 				renew.Reset(max(time.Until(next), renewFloor))
-			case e.leave > 0 && leave == nil:
+			case e.leave > 0:
 				leave = time.After(e.leave)
 			case e.refused != frame.OK:
 				c.cfg.Log.Warn("relay refused the ticket on the live connection", "status", e.refused)

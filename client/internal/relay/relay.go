@@ -104,7 +104,7 @@ func (l *Link) Close() {
 // Connect makes sure that a connection stands, and returns the relay's HELLO.
 // It tries once, after the delay that earlier failures ask for.
 func (l *Link) Connect(ctx context.Context) (frame.Hello, error) {
-	c, err := l.connect(ctx)
+	c, err := l.connect(ctx, anew)
 	if err != nil {
 		return frame.Hello{}, err
 	}
@@ -115,7 +115,7 @@ func (l *Link) Connect(ctx context.Context) (frame.Hello, error) {
 // good.
 func (l *Link) Hold(ctx context.Context) error {
 	for {
-		c, err := l.connect(ctx)
+		c, err := l.connect(ctx, inFlight)
 		if err != nil {
 			if err := l.retry(ctx, err); err != nil {
 				return err
@@ -144,15 +144,24 @@ func (l *Link) retry(ctx context.Context, err error) error {
 	return nil
 }
 
+// purpose says what a connection is wanted for: one that the relay asked to
+// leave finishes what is in flight, and begins nothing.
+type purpose bool
+
+const (
+	inFlight purpose = false
+	anew     purpose = true
+)
+
 // connect returns the live connection, or makes one.
-func (l *Link) connect(ctx context.Context) (*conn, error) {
+func (l *Link) connect(ctx context.Context, p purpose) (*conn, error) {
 	select {
 	case l.dialing <- struct{}{}:
 		defer func() { <-l.dialing }()
 	case <-ctx.Done():
 		return nil, l.lost(ctx.Err())
 	}
-	c, delay, err := l.current()
+	c, delay, err := l.current(p)
 	if c != nil || err != nil {
 		return c, err
 	}
@@ -166,26 +175,32 @@ func (l *Link) connect(ctx context.Context) (*conn, error) {
 	return l.adopt(c, err)
 }
 
-// current returns the connection if it lives, else the delay before the next.
-func (l *Link) current() (*conn, time.Duration, error) {
+// current returns the connection if it serves the purpose, else the delay before
+// the next one is made.
+func (l *Link) current(p purpose) (*conn, time.Duration, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, 0, ErrClosed
 	}
-	if l.cur != nil {
-		if !l.cur.dead() {
-			return l.cur, 0, nil
-		}
-		if time.Since(l.cur.since) > backoffLast {
-			l.broken = 0
-		}
-		l.last, l.cur = l.cur.err, nil
-		l.broken++
-		l.noteRefusal(l.last)
-		l.cfg.Log.Debug("connection ended", "error", l.last)
+	if l.cur == nil {
+		return nil, Backoff(l.broken), nil
 	}
-	return nil, Backoff(l.broken), nil
+	leaveAt := l.cur.leaveAt()
+	if p == anew && !leaveAt.IsZero() {
+		l.cur.fail(&Refusal{Status: frame.Draining})
+	}
+	if !l.cur.dead() {
+		return l.cur, 0, nil
+	}
+	if time.Since(l.cur.since) > backoffLast {
+		l.broken = 0
+	}
+	l.last, l.cur = l.cur.err, nil
+	l.broken++
+	l.noteRefusal(l.last)
+	l.cfg.Log.Debug("connection ended", "error", l.last)
+	return nil, max(Backoff(l.broken), time.Until(leaveAt)), nil
 }
 
 func (l *Link) adopt(c *conn, err error) (*conn, error) {

@@ -15,7 +15,7 @@ import (
 type Session struct {
 	link *Link
 	id   frame.SessionID
-	conn *conn // to which it is attached
+	conn *conn // to which it is attached, or nil
 }
 
 // errSilent: no reply in time, on a connection that seems to live.
@@ -24,7 +24,7 @@ var errSilent = fmt.Errorf("%w: no reply", ErrLost)
 // Open sends handshake message 1 and returns the session with message 2. It
 // tries once.
 func (l *Link) Open(ctx context.Context, message1 []byte) (*Session, []byte, error) {
-	c, err := l.connect(ctx)
+	c, err := l.connect(ctx, anew)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,6 +60,9 @@ func (l *Link) Open(ctx context.Context, message1 []byte) (*Session, []byte, err
 		return false, nil
 	})
 	if err != nil {
+		if attached {
+			s.Close()
+		}
 		c.expire(err)
 		return nil, nil, err
 	}
@@ -82,7 +85,9 @@ func (s *Session) Exchange(ctx context.Context, sequence uint32, payload []byte,
 			s.link.worked()
 			return nil
 		}
-		s.conn.expire(err)
+		if s.conn != nil {
+			s.conn.expire(err)
+		}
 		var ended *Ended
 		var refused *Refusal
 		switch {
@@ -96,7 +101,7 @@ func (s *Session) Exchange(ctx context.Context, sequence uint32, payload []byte,
 				return err
 			}
 		case errors.Is(err, errSilent):
-			if silences++; silences%maxSilences == 0 {
+			if silences++; silences%maxSilences == 0 && s.conn != nil {
 				s.conn.fail(err)
 			}
 		case !errors.Is(err, ErrLost):
@@ -110,7 +115,7 @@ func (s *Session) Exchange(ctx context.Context, sequence uint32, payload []byte,
 
 // try connects, attaches, sends and waits, each once.
 func (s *Session) try(ctx context.Context, sequence uint32, payload []byte, accept func([]byte) bool) error {
-	c, err := s.link.connect(ctx)
+	c, err := s.link.connect(ctx, inFlight)
 	if err != nil {
 		return err
 	}
@@ -160,9 +165,16 @@ func (s *Session) attach(ctx context.Context, c *conn) error {
 func (s *Session) end(f frame.Frame, sent frame.Type) error {
 	switch f := f.(type) {
 	case frame.Close:
-		if f.Session == s.id {
-			return &Ended{f.Status}
+		if f.Session != s.id {
+			return nil
 		}
+		s.conn = nil
+		if f.Status == frame.NoVault {
+			// The relay lost its uplink. The vault may live, and the session
+			// with it: it is attached again.
+			return &Refusal{Status: f.Status}
+		}
+		return &Ended{f.Status}
 	case frame.Refuse:
 		if f.Refused != sent || (f.Session != s.id && f.Session != frame.SessionID{}) {
 			return nil
@@ -179,7 +191,7 @@ func (s *Session) end(f frame.Frame, sent frame.Type) error {
 // Close tells the vault that the session is over. Nothing depends on its
 // arrival.
 func (s *Session) Close() {
-	if !s.conn.dead() {
+	if s.conn != nil && !s.conn.dead() {
 		s.conn.send(frame.Close{Session: s.id, Status: frame.OK})
 	}
 }
