@@ -75,8 +75,8 @@ func (c *call) multiply(base pkcs11.ObjectHandle, public, peer []byte) ([]byte, 
 	switch {
 	case fault != nil:
 		return nil, fault
-	case err != nil: // the points were checked before
-		return nil, fmt.Errorf("%w: %w", hsm.ErrIntegrity, err)
+	case err != nil: // oprf.ErrIntegrity: the points were checked before
+		return nil, &doubt{err}
 	}
 	return product, nil
 }

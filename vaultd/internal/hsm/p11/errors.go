@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -16,7 +17,8 @@ var errNoToken = errors.New("no token matches the URI")
 
 // doubt is an error that either the caller's input or a failing device can
 // have caused: SoftHSM answers CKR_GENERAL_ERROR to associated data that does
-// not fit as well as to a lost token.
+// not fit as well as to a lost token, and a product that does not fit its
+// public key comes from a wrong record or from a device that computes wrongly.
 type doubt struct{ err error }
 
 func (d *doubt) Error() string { return d.err.Error() }
@@ -24,15 +26,10 @@ func (d *doubt) Unwrap() error { return d.err }
 
 // doubtful marks the return codes that bad input may cause.
 func doubtful(err error) error {
-	var code pkcs11.Error
-	if !errors.As(err, &code) {
-		return err
-	}
-	switch uint(code) {
-	case pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED,
+	if isOneOf(err, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED,
 		pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE,
 		pkcs11.CKR_WRAPPED_KEY_INVALID, pkcs11.CKR_WRAPPED_KEY_LEN_RANGE,
-		pkcs11.CKR_DATA_INVALID, pkcs11.CKR_DATA_LEN_RANGE, ckrAEADDecryptFailed:
+		pkcs11.CKR_DATA_INVALID, pkcs11.CKR_DATA_LEN_RANGE, ckrAEADDecryptFailed) {
 		return &doubt{err}
 	}
 	return err
@@ -42,46 +39,51 @@ func doubtful(err error) error {
 // headers of miekg/pkcs11 are too old for.
 const ckrAEADDecryptFailed = 0x42
 
-// explain turns a return code that another try cannot change into the error
-// that says what it means. It returns nil for every other error: those are
-// faults, to be met by recovering the module.
-func explain(err error) error {
-	for _, final := range []error{
-		hsm.ErrIntegrity, hsm.ErrPoint, hsm.ErrUnavailable, hsm.ErrPIN, hsm.ErrNoKey, hsm.ErrUnfit,
+// final returns the error if another try cannot change it, else nil: then it
+// is a fault, to be met by recovering the module.
+//
+// ErrUnfit is not final. Open saw the module do everything, and a login that
+// ends under a call makes SoftHSM deny what it can do: it answers ECDH with
+// CKR_KEY_TYPE_INCONSISTENT.
+func final(err error) error {
+	for _, known := range []error{
+		hsm.ErrIntegrity, hsm.ErrPoint, hsm.ErrUnavailable, hsm.ErrPIN, hsm.ErrNoKey,
 		hsm.ErrExists, hsm.ErrConfig, context.Canceled, context.DeadlineExceeded,
 	} {
-		if errors.Is(err, final) {
+		if errors.Is(err, known) {
 			return err
 		}
 	}
-	var code pkcs11.Error
-	if !errors.As(err, &code) {
-		return nil
-	}
-	switch uint(code) {
-	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
-		pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED:
+	if isOneOf(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
+		pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED) {
 		return fmt.Errorf("%w: %w", hsm.ErrPIN, err)
-	case pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID,
-		pkcs11.CKR_FUNCTION_NOT_SUPPORTED, pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED,
-		pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_KEY_SIZE_RANGE, pkcs11.CKR_KEY_UNEXTRACTABLE,
-		pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_DOMAIN_PARAMS_INVALID,
-		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID,
-		pkcs11.CKR_ATTRIBUTE_READ_ONLY, pkcs11.CKR_ATTRIBUTE_SENSITIVE,
-		pkcs11.CKR_TEMPLATE_INCOMPLETE, pkcs11.CKR_TEMPLATE_INCONSISTENT,
-		pkcs11.CKR_TOKEN_WRITE_PROTECTED:
-		return fmt.Errorf("%w: %w", hsm.ErrUnfit, err)
 	}
 	return nil
 }
 
 // settle gives every error that leaves the package a type.
 func settle(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, hsm.ErrUnfit) {
+		return err
 	}
-	if final := explain(err); final != nil {
-		return final
+	if known := final(err); known != nil {
+		return known
+	}
+	if isOneOf(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID,
+		pkcs11.CKR_FUNCTION_NOT_SUPPORTED, pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED,
+		pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_KEY_SIZE_RANGE, pkcs11.CKR_KEY_UNEXTRACTABLE,
+		pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_DOMAIN_PARAMS_INVALID,
+		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID,
+		pkcs11.CKR_ATTRIBUTE_READ_ONLY, pkcs11.CKR_ATTRIBUTE_SENSITIVE,
+		pkcs11.CKR_TEMPLATE_INCOMPLETE, pkcs11.CKR_TEMPLATE_INCONSISTENT,
+		pkcs11.CKR_TOKEN_WRITE_PROTECTED) {
+		return fmt.Errorf("%w: %w", hsm.ErrUnfit, err)
 	}
 	return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+}
+
+// isOneOf says whether err is one of these return codes.
+func isOneOf(err error, codes ...uint) bool {
+	var code pkcs11.Error
+	return errors.As(err, &code) && slices.Contains(codes, uint(code))
 }

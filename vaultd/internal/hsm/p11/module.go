@@ -127,8 +127,8 @@ func (m *Module) do(ctx context.Context, f func(*call) error) error {
 			m.recycle()
 			return nil
 		}
-		if final := explain(err); final != nil {
-			return final
+		if known := final(err); known != nil {
+			return known
 		}
 		if try == maxRetries {
 			return settle(err)
@@ -215,12 +215,13 @@ func (m *Module) attach() (*attachment, error) {
 	m.attached = nil // its sessions went with the generation
 	a, err := m.newAttachment()
 	if err != nil {
-		if errors.Is(explain(err), hsm.ErrPIN) {
-			m.refused = explain(err)
+		if errors.Is(final(err), hsm.ErrPIN) {
+			m.refused = final(err)
 		}
 		if m.identity != nil && errors.Is(err, hsm.ErrNoKey) {
-			// They were there: the token is coming or going.
-			err = fmt.Errorf("%w: %v", hsm.ErrUnavailable, err)
+			// They were there: the token or the login is going. Another try
+			// may find them, so the error must not be the final one.
+			err = fmt.Errorf("attach: %v", err)
 		}
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"errors"
 	"fmt"
 	"math/big"
 
@@ -182,7 +183,7 @@ func (m *Module) Sign(ctx context.Context, key hsm.Key, digest [hsm.DigestSize]b
 			return err
 		}
 		if !verify(c.keys.public[key], digest[:], out) {
-			return fmt.Errorf("%w: the signature does not verify", hsm.ErrIntegrity)
+			return &doubt{errors.New("the signature does not verify")}
 		}
 		copy(sig[:], out)
 		return nil

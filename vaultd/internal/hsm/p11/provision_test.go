@@ -220,6 +220,16 @@ func TestProvisionFailsCleanly(t *testing.T) {
 		clean("device full", run(t.Context()), hsm.ErrUnavailable)
 	}
 
+	// Made, but the answer was lost.
+	s.generated = func(_ pkcs11.SessionHandle, a attributes) error {
+		if labelled(a, DefaultPrefix+".seal-05") {
+			return pkcs11.Error(pkcs11.CKR_DEVICE_MEMORY)
+		}
+		return nil
+	}
+	clean("made without an answer", run(t.Context()), hsm.ErrUnavailable)
+	s.generated = nil
+
 	s.generate = func(a attributes) attributes { // only token objects, to get past the probe
 		if !isTrue(a[0]) {
 			return a
@@ -240,6 +250,33 @@ func TestProvisionFailsCleanly(t *testing.T) {
 
 	if err := run(t.Context()); err != nil {
 		t.Errorf("at last: %v", err)
+	}
+}
+
+func labelled(a attributes, label string) bool {
+	for _, attribute := range a {
+		if attribute.Type == pkcs11.CKA_LABEL && string(attribute.Value) == label {
+			return true
+		}
+	}
+	return false
+}
+
+// Two inits at a time, both of which saw an empty token.
+func TestProvisionRace(t *testing.T) {
+	token := hsmtest.NewSoftHSM(t)
+	s := &shim{}
+	settings := settingsOf(t, Config{URI: token.URI}, s.through)
+	alone(t, settings.uri.ModulePath)
+	s.generated = func(session pkcs11.SessionHandle, a attributes) error {
+		if !labelled(a, DefaultPrefix+".lookup") {
+			return nil
+		}
+		_, err := s.cryptoki.GenerateKey(session, mechanism(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, nil), a)
+		return err
+	}
+	if err := provision(t.Context(), settings); !errors.Is(err, hsm.ErrExists) || !strings.Contains(err.Error(), "same time") {
+		t.Errorf("%v, want ErrExists", err)
 	}
 }
 

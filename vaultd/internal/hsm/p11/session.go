@@ -55,20 +55,10 @@ func visitOnce(ctx context.Context, s *settings, lib *library, flags uint, f fun
 // lost says that the device or the login went away, and so that the same call
 // may succeed on a module that was initialised again.
 func lost(err error) bool {
-	if errors.Is(err, errNoToken) {
-		return true
-	}
-	var code pkcs11.Error
-	if !errors.As(err, &code) {
-		return false
-	}
-	switch uint(code) {
-	case pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SLOT_ID_INVALID,
+	return errors.Is(err, errNoToken) || isOneOf(err,
+		pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SLOT_ID_INVALID,
 		pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_TOKEN_NOT_PRESENT,
 		pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED,
 		pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID,
-		pkcs11.CKR_WRAPPING_KEY_HANDLE_INVALID, pkcs11.CKR_UNWRAPPING_KEY_HANDLE_INVALID:
-		return true
-	}
-	return false
+		pkcs11.CKR_WRAPPING_KEY_HANDLE_INVALID, pkcs11.CKR_UNWRAPPING_KEY_HANDLE_INVALID)
 }

@@ -12,6 +12,9 @@ type shim struct {
 	cryptoki
 	before atomic.Pointer[func(call string, session pkcs11.SessionHandle) error]
 
+	// generated sees every key that was made, and may hide it; nil does not.
+	generated func(pkcs11.SessionHandle, attributes) error
+
 	// What may be changed on its way; nil changes nothing.
 	tokenInfo func(*pkcs11.TokenInfo)
 	generate  func(attributes) attributes
@@ -136,7 +139,11 @@ func (s *shim) GenerateKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, a []*p
 	if s.generate != nil {
 		a = s.generate(a)
 	}
-	return s.cryptoki.GenerateKey(h, m, a)
+	key, err := s.cryptoki.GenerateKey(h, m, a)
+	if err == nil && s.generated != nil {
+		err = s.generated(h, a)
+	}
+	return key, err
 }
 
 func (s *shim) GenerateKeyPair(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, public, private []*pkcs11.Attribute) (pub, priv pkcs11.ObjectHandle, err error) {
