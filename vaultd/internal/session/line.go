@@ -68,7 +68,7 @@ func (l *Line) Open(o frame.Open) {
 func (l *Line) handshake(tag uint32, msg1 []byte) {
 	t := l.table
 	defer t.work.Done()
-	msg2, noise, err := noisenk.Respond(t.cfg.Fleet, t.cfg.StaticPublic, t.cfg.StaticDH, msg1)
+	msg2, noise, err := t.respond(msg1)
 
 	t.mu.Lock()
 	defer t.unlock()
@@ -76,7 +76,7 @@ func (l *Line) handshake(tag uint32, msg1 []byte) {
 	case err != nil:
 		t.release(l.peer)
 		status, event := frame.Malformed, RefusedHandshake
-		if errors.Is(err, noisenk.ErrStaticDH) {
+		if errors.Is(err, noisenk.ErrStaticDH) || errors.Is(err, errPanic) {
 			status, event = frame.Internal, FailedHandshake
 		}
 		t.counts.add(event)
@@ -102,6 +102,20 @@ func (l *Line) handshake(tag uint32, msg1 []byte) {
 	t.counts.add(Opened)
 	l.attach(s, tag)
 	l.send(frame.Data{Session: s.id, Sequence: 0, Payload: msg2})
+}
+
+// errPanic is a bug that a handshake met.
+var errPanic = errors.New("the handshake panicked")
+
+// respond survives a panic, as ask does.
+func (t *Table) respond(msg1 []byte) (msg2 []byte, s *noisenk.Session, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			t.logPanic("a handshake", r)
+			msg2, s, err = nil, nil, errPanic
+		}
+	}()
+	return noisenk.Respond(t.cfg.Fleet, t.cfg.StaticPublic, t.cfg.StaticDH, msg1)
 }
 
 func (l *Line) refuseOpen(tag uint32, status frame.Status, retry uint32, limit string) {

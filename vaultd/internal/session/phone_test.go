@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -23,17 +24,21 @@ var (
 	mallo = session.Peer{2}
 )
 
+// errBug makes the HSM panic.
+var errBug = errors.New("a bug")
+
 // world is one node with its table, a clock that tests move, and conversations
 // that echo.
 type world struct {
 	t      *testing.T
 	table  *session.Table
 	public []byte
-	dhErr  error // what the HSM says, guarded by mu
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards all below
 	now   time.Time
 	talks []*echo
+	dhErr error  // what the HSM says
+	slow  func() // what the HSM does first
 }
 
 func newWorld(t *testing.T, change func(*session.Config)) *world {
@@ -47,7 +52,16 @@ func newWorld(t *testing.T, change func(*session.Config)) *world {
 		Fleet: fleet, Node: node, StaticPublic: w.public,
 		StaticDH: func(peer []byte) ([]byte, error) {
 			w.mu.Lock()
+			slow := w.slow
+			w.mu.Unlock()
+			if slow != nil {
+				slow()
+			}
+			w.mu.Lock()
 			defer w.mu.Unlock()
+			if w.dhErr == errBug {
+				panic(w.dhErr)
+			}
 			if w.dhErr != nil {
 				return nil, w.dhErr
 			}
@@ -236,16 +250,33 @@ type phone struct {
 	n     uint32
 }
 
-func (w *world) open(c *conn) *phone {
+// message1 begins a handshake.
+func (w *world) message1() (*noisenk.Initiator, []byte) {
 	w.t.Helper()
 	i, err := noisenk.NewInitiator(fleet, w.public)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &phone{conn: c, w: w}
-	if p.msg1, err = i.Message1(); err != nil {
+	msg1, err := i.Message1()
+	if err != nil {
 		w.t.Fatal(err)
 	}
+	return i, msg1
+}
+
+// hang makes the HSM wait, from now on.
+func (w *world) hang() (began, goOn chan struct{}) {
+	began, goOn = make(chan struct{}), make(chan struct{})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = func() { close(began); <-goOn }
+	return began, goOn
+}
+
+func (w *world) open(c *conn) *phone {
+	w.t.Helper()
+	i, msg1 := w.message1()
+	p := &phone{conn: c, w: w, msg1: msg1}
 	c.line.Open(frame.Open{Tag: 7, Payload: p.msg1})
 	a := want[frame.Attach](c)
 	d := want[frame.Data](c)
@@ -253,6 +284,7 @@ func (w *world) open(c *conn) *phone {
 		w.t.Fatalf("opened by %+v, %+v", a, d)
 	}
 	p.id, p.msg2 = a.Session, d.Payload
+	var err error
 	if p.noise, err = i.ReadMessage2(d.Payload); err != nil {
 		w.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"math"
 	"runtime/debug"
 	"time"
@@ -115,11 +116,17 @@ func (t *Table) handle(s *session, n uint32, request []byte) {
 func (t *Table) ask(ctx context.Context, c Conversation, request []byte) (reply []byte, ring bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			t.cfg.Log.Error("a vault session's conversation panicked", "panic", r, "stack", string(debug.Stack()))
+			t.logPanic("a conversation", r)
 			reply, ring = nil, false
 		}
 	}()
 	return c.Handle(ctx, request)
+}
+
+// logPanic names the kind of value and the place, not the value: it could hold what
+// no log may.
+func (t *Table) logPanic(where string, r any) {
+	t.cfg.Log.Error(where+" panicked", "type", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
 }
 
 // endIfIdle ends a session whose time is over, and says whether it did. One that

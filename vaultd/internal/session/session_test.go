@@ -2,15 +2,11 @@ package session_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"chatvault/protocol/frame"
-	"chatvault/protocol/noisenk"
 	"chatvault/vaultd/internal/session"
 )
 
@@ -61,6 +57,27 @@ func TestHandshakeIsSequenceNumberZero(t *testing.T) {
 	p.line.Data(frame.Data{Session: p.id, Sequence: 0, Payload: append([]byte{1}, p.msg1[1:]...)})
 	p.wantSilence()
 	p.ask("a")
+}
+
+// A13: message 1, replayed by the relay, opens another session, which nobody can
+// use, and reaches no conversation.
+func TestReplayedHandshake(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.open(w.dial(alice))
+	c := w.dial(alice)
+	c.line.Open(frame.Open{Payload: p.msg1})
+	replayed := want[frame.Attach](c).Session
+	if d := want[frame.Data](c); replayed == p.id || bytes.Equal(d.Payload, p.msg2) {
+		t.Error("the same session again")
+	}
+	request := p.seal("a")
+	request.Session = replayed
+	c.line.Data(request)
+	c.wantSilence()
+	w.wantCount(session.IgnoredSealed, 1)
+	if n := w.talk(1).requests(); n != 0 {
+		t.Errorf("%d requests were worked on", n)
+	}
 }
 
 func TestWhatDoesNotFitIsIgnored(t *testing.T) {
@@ -258,103 +275,6 @@ func TestAnotherPeersSessionDoesNotExist(t *testing.T) {
 	p.ask("still here")
 }
 
-func TestSessionEndsAfterItsLastNewNumber(t *testing.T) {
-	w := newWorld(t, nil)
-	p := w.open(w.dial(alice))
-	w.pass(59 * time.Second)
-	request := p.seal("a")
-	p.line.Data(request)
-	p.reply("re:a")
-	w.pass(59 * time.Second)
-	p.line.Data(request) // a repeat is no new number,
-	p.reply("re:a")
-	again := w.dial(alice)
-	p.attach(again) // nor is ATTACH,
-	bad := frame.Data{Session: p.id, Sequence: 2, Payload: []byte("garbage")}
-	p.line.Data(bad) // nor what does not decrypt.
-	w.talk(0).wantEnds(t, 0)
-	w.pass(time.Second)
-	if c := want[frame.Close](again); c.Session != p.id || c.Status != frame.SessionEnded {
-		t.Errorf("got %+v", c)
-	}
-	w.talk(0).wantEnds(t, 1)
-	again.line.Data(p.seal("b"))
-	if c := want[frame.Close](again); c.Status != frame.NoSession {
-		t.Errorf("after the end: %+v", c)
-	}
-	if w.table.Len() != 0 {
-		t.Errorf("%d sessions are left", w.table.Len())
-	}
-	w.wantCount(session.EndedIdle, 1)
-}
-
-func TestIdleSessionEndsWithoutASweep(t *testing.T) {
-	w := newWorld(t, nil)
-	p, q := w.open(w.dial(alice)), w.open(w.dial(alice))
-	w.mu.Lock()
-	w.now = w.now.Add(time.Minute)
-	w.mu.Unlock()
-	p.line.Data(p.seal("a"))
-	if c := want[frame.Close](p.conn); c.Status != frame.SessionEnded {
-		t.Errorf("DATA: %+v", c)
-	}
-	p.wantSilence()
-	c := w.dial(alice)
-	c.line.Attach(frame.Attach{Session: q.id})
-	if r := want[frame.Refuse](c); r.Status != frame.NoSession {
-		t.Errorf("ATTACH: %+v", r)
-	}
-	w.talk(0).wantEnds(t, 1)
-	w.talk(1).wantEnds(t, 1)
-}
-
-func TestWorkIsNotCutOffByIdleness(t *testing.T) {
-	w := newWorld(t, nil)
-	p := w.open(w.dial(alice))
-	began, goOn := w.talk(0).hold()
-	p.line.Data(p.seal("wait"))
-	<-began
-	w.pass(2 * time.Minute)
-	w.talk(0).wantEnds(t, 0)
-	close(goOn)
-	p.reply("re:wait")
-	w.table.Sweep()
-	if c := want[frame.Close](p.conn); c.Status != frame.SessionEnded {
-		t.Errorf("got %+v", c)
-	}
-	w.talk(0).wantEnds(t, 1)
-}
-
-func TestRequestHasADeadline(t *testing.T) {
-	w := newWorld(t, func(c *session.Config) { c.Idle = 20 * time.Millisecond })
-	p := w.open(w.dial(alice))
-	w.talk(0).hold() // nobody lets it go on
-	p.line.Data(p.seal("wait"))
-	p.reply("re:wait")
-}
-
-func TestClientCloses(t *testing.T) {
-	w := newWorld(t, nil)
-	p := w.open(w.dial(alice))
-	p.line.Close(frame.Close{Session: p.id, Status: frame.OK})
-	p.line.Close(frame.Close{Session: p.id, Status: frame.OK})
-	p.wantSilence()
-	w.talk(0).wantEnds(t, 1)
-	w.wantCount(session.EndedByClient, 1)
-
-	// In the middle of a request: it goes on, and only then is the end told.
-	p = w.open(w.dial(alice))
-	began, goOn := w.talk(1).hold()
-	p.line.Data(p.seal("wait"))
-	<-began
-	p.line.Close(frame.Close{Session: p.id})
-	w.talk(1).wantEnds(t, 0)
-	close(goOn)
-	w.table.Drain(t.Context())
-	w.talk(1).wantEnds(t, 1)
-	p.wantSilence()
-}
-
 func TestConversationsThatFail(t *testing.T) {
 	for _, request := range []string{"panic", "nothing", "too much"} {
 		w := newWorld(t, nil)
@@ -389,96 +309,6 @@ func TestDoorbellAfterHangingUp(t *testing.T) {
 	p.line.Gone()
 	close(goOn)
 	want[frame.Notice](p.conn)
-}
-
-func TestCaps(t *testing.T) {
-	w := newWorld(t, func(c *session.Config) { c.MaxSessions, c.MaxPerPeer = 3, 2 })
-	refused := func(peer session.Peer, limit string) {
-		t.Helper()
-		c := w.dial(peer)
-		c.line.Open(frame.Open{Tag: 5, Payload: make([]byte, noisenk.Message1Size)})
-		r := want[frame.Refuse](c)
-		if r.Refused != frame.TOpen || r.Tag != 5 || r.Status != frame.Busy || r.Limit != limit || r.RetryMillis == 0 {
-			t.Errorf("got %+v, want busy by %s", r, limit)
-		}
-	}
-	a1 := w.open(w.dial(alice))
-	w.open(w.dial(alice))
-	refused(alice, session.LimitPerPeer)
-	w.open(w.dial(mallo))
-	refused(mallo, session.LimitSessions)
-	a1.line.Close(frame.Close{Session: a1.id})
-	w.open(w.dial(alice))
-}
-
-func TestBadHandshakesLeaveNothing(t *testing.T) {
-	w := newWorld(t, func(c *session.Config) { c.MaxSessions = 1 })
-	c := w.dial(alice)
-	for _, n := range []int{1, noisenk.Message1Size - 1, noisenk.Message1Size, noisenk.Message1Size + 1, frame.MaxPayload} {
-		c.line.Open(frame.Open{Tag: 1, Payload: make([]byte, n)})
-		if r := want[frame.Refuse](c); r.Status != frame.Malformed || r.Refused != frame.TOpen || r.Tag != 1 {
-			t.Errorf("%d bytes: %+v", n, r)
-		}
-	}
-	w.mu.Lock()
-	w.dhErr = errors.New("the HSM is away")
-	w.mu.Unlock()
-	i, err := noisenk.NewInitiator(fleet, w.public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	msg1, err := i.Message1()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.line.Open(frame.Open{Tag: 2, Payload: msg1})
-	if r := want[frame.Refuse](c); r.Status != frame.Internal || r.Tag != 2 || r.RetryMillis == 0 {
-		t.Errorf("HSM away: %+v", r)
-	}
-	w.wantCount(session.FailedHandshake, 1)
-	w.mu.Lock()
-	w.dhErr = nil
-	w.mu.Unlock()
-	w.open(c) // the one place is free
-}
-
-func TestDrain(t *testing.T) {
-	w := newWorld(t, nil)
-	p, q := w.open(w.dial(alice)), w.open(w.dial(mallo))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		w.table.Drain(ctx)
-	}()
-	// Sessions go on; new ones are refused as soon as Drain has begun.
-	for c := w.dial(alice); ; {
-		c.line.Open(frame.Open{Payload: make([]byte, noisenk.Message1Size)})
-		if r := want[frame.Refuse](c); r.Status == frame.Draining {
-			break
-		}
-	}
-	p.attach(w.dial(alice))
-	p.ask("one more")
-	p.line.Close(frame.Close{Session: p.id})
-	began, goOn := w.talk(1).hold()
-	q.line.Data(q.seal("wait"))
-	<-began
-	cancel() // the deadline: q is in the middle of its work
-	if c := want[frame.Close](q.conn); c.Status != frame.Draining {
-		t.Errorf("got %+v", c)
-	}
-	select {
-	case <-drained:
-		t.Error("Drain returned while a request was being worked on")
-	default:
-	}
-	close(goOn)
-	<-drained
-	w.talk(0).wantEnds(t, 1)
-	w.talk(1).wantEnds(t, 1)
-	w.table.Drain(t.Context()) // once more does nothing
 }
 
 // Many phones, each on changing connections, each repeating at random.
