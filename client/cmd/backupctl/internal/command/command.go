@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"chatvault/client"
 	"chatvault/client/cmd/backupctl/internal/ask"
 	"chatvault/client/cmd/backupctl/internal/report"
 	"chatvault/client/cmd/backupctl/internal/state"
@@ -43,10 +44,11 @@ type Globals struct {
 	Quiet   bool   `short:"q" help:"No progress, no remarks; errors and warnings only."`
 	NoInput bool   `help:"Never ask at the terminal: fail instead."`
 
-	URL        string `name:"url" placeholder:"URL" group:"Vault" help:"The relay, as wss://vault.example.com/v1/ws."`
-	Fleet      string `placeholder:"FILE" group:"Vault" help:"Pins of the fleet: its id, its two signers, the lowest epoch (JSON)."`
-	TicketFile string `placeholder:"FILE" group:"Vault" help:"Ticket for this device; read again whenever a fresh one is needed."`
-	TLSCA      string `name:"tls-ca" placeholder:"FILE" group:"Vault" help:"PEM of a private CA for wss, in development. Default: the system's CAs."`
+	URL         string        `name:"url" placeholder:"URL" group:"Vault" help:"The relay, as wss://vault.example.com/v1/ws."`
+	Fleet       string        `placeholder:"FILE" group:"Vault" help:"Pins of the fleet: its id, its two signers, the lowest epoch (JSON)."`
+	TicketFile  string        `placeholder:"FILE" group:"Vault" help:"Ticket for this device; read again whenever a fresh one is needed."`
+	ConnectWait time.Duration `group:"Vault" default:"8s" help:"How long to try before the vault is called unreachable."`
+	TLSCA       string        `name:"tls-ca" placeholder:"FILE" group:"Vault" help:"PEM of a private CA for wss, in development. Default: the system's CAs."`
 }
 
 // grammar is the command line.
@@ -78,15 +80,19 @@ type session struct {
 	*Globals
 	io       cmdline.IO
 	now      func() time.Time
+	newSDK   func(client.Config) (sdk, error)
 	warnings []string
 	reported bool
 }
 
 // Main runs one command line and returns the exit code.
 func Main(ctx context.Context, io cmdline.IO, args []string) int {
-	io = orStandard(io)
+	return run(ctx, orStandard(io), args, newSDK)
+}
+
+func run(ctx context.Context, io cmdline.IO, args []string, newSDK func(client.Config) (sdk, error)) int {
 	var g grammar
-	s := &session{Globals: &g.Globals, io: io, now: time.Now}
+	s := &session{Globals: &g.Globals, io: io, now: time.Now, newSDK: newSDK}
 	// What cmdline prints about wrong flags is an error of the one JSON object
 	// too.
 	said := &tee{w: io.Err}

@@ -10,14 +10,32 @@ import (
 	"chatvault/client"
 	"chatvault/client/cmd/backupctl/internal/state"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/secret"
 )
 
 // maxCA bounds the file of --tls-ca, in bytes.
 const maxCA = 1 << 20
 
+// sdk is what the commands use of client.Client, which tests stand in for.
+type sdk interface {
+	Status(context.Context) (client.Status, error)
+	CheckReceipt(context.Context, ...client.Story) (client.Status, error)
+	Register(context.Context, secret.Bytes, client.BackupKey, client.RegisterOptions) (client.Receipt, error)
+	Replace(context.Context, secret.Bytes, client.BackupKey, client.RegisterOptions) (client.Receipt, error)
+	Recover(context.Context, secret.Bytes) (client.Recovered, error)
+	ChangePassword(ctx context.Context, oldPassword, newPassword secret.Bytes, newKey bool, opts client.RegisterOptions) (client.Changed, error)
+	Delete(context.Context) error
+	DeleteWithPassword(context.Context, secret.Bytes) error
+	Claim(context.Context, client.ClaimKind) (client.Claim, error)
+	Cancel(context.Context, client.ClaimID) error
+	Close() error
+}
+
+func newSDK(cfg client.Config) (sdk, error) { return client.New(cfg) }
+
 // vault is the state and the SDK over it, for one command.
 type vault struct {
-	*client.Client
+	sdk
 	dir  state.Dir
 	keys state.Keys
 }
@@ -46,7 +64,7 @@ func (s *session) withVault(ctx context.Context, do func(v *vault) (result, erro
 	if cfg.Store, err = v.dir.Store(); err != nil {
 		return nil, err
 	}
-	if v.Client, err = client.New(cfg); err != nil {
+	if v.sdk, err = s.newSDK(cfg); err != nil {
 		return nil, asUsage(err)
 	}
 	defer v.Close()
@@ -59,7 +77,7 @@ func (s *session) withVault(ctx context.Context, do func(v *vault) (result, erro
 
 // sdkConfig is what the flags say of the vault.
 func (s *session) sdkConfig() (client.Config, error) {
-	cfg := client.Config{URL: s.URL}
+	cfg := client.Config{URL: s.URL, ConnectWait: s.ConnectWait}
 	for _, flag := range []struct{ name, value string }{
 		{"--url URL", s.URL}, {"--fleet FILE", s.Fleet}, {"--ticket-file FILE", s.TicketFile},
 	} {

@@ -103,12 +103,13 @@ func place(from, to string, replace bool) error {
 }
 
 // CheckTarget says whether Create would accept the target now: ErrExists,
-// ErrNotRegular or nil.
+// ErrNotRegular, fs.ErrNotExist for a missing folder, or nil.
 func CheckTarget(target string, replace bool) error {
 	info, err := os.Lstat(target)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		_, err := os.Stat(filepath.Dir(target))
+		return err
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
