@@ -268,7 +268,7 @@ type StoryError struct {
 func (e *StoryError) Error() string {
 	s := fmt.Sprintf("%s: stopped: %s", e.Op, e.What)
 	if e.Was != 0 || e.Now != 0 {
-		s += fmt.Sprintf(" (was %d, is %d)", e.Was, e.Now)
+		s += fmt.Sprintf(" (was %d, is now %d)", e.Was, e.Now)
 	}
 	return s
 }

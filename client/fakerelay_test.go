@@ -41,16 +41,17 @@ type fakeRelay struct {
 	vault *fakeVault
 	conns chan net.Conn // the listener
 
-	mu        sync.Mutex
-	bundle    []byte
-	epoch     uint32
-	live      map[*websocket.Conn]bool
-	unplugged bool
-	onFrame   func(direction, frame.Frame) fate
-	onAuth    func(frame.Auth) (refuse frame.Frame)
-	pings     uint32
-	mute      bool          // no answer to pings
-	skew      time.Duration // of the relay's and vault's clock against the phone's
+	mu         sync.Mutex
+	bundle     []byte
+	epoch      uint32
+	live       map[*websocket.Conn]bool
+	unplugged  bool
+	onFrame    func(direction, frame.Frame) fate
+	onAuth     func(frame.Auth) (refuse frame.Frame)
+	pings      uint32
+	httpStatus int           // of /v1/fleet, if not 200
+	mute       bool          // no answer to pings
+	skew       time.Duration // of the relay's and vault's clock against the phone's
 
 	// what was seen
 	dials, auths, opens, attaches, fetches int
@@ -90,6 +91,12 @@ func newFakeRelay(t *testing.T) *fakeRelay {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.fetches++
+		if f.httpStatus != 0 {
+			w.Header().Set("Retry-After", "60")
+			w.Header().Set("Location", "http://elsewhere.example/")
+			w.WriteHeader(f.httpStatus)
+			return
+		}
 		w.Write(f.bundle)
 	})
 	mux.HandleFunc(frame.Path, f.serve)
