@@ -84,9 +84,20 @@ func Generate(dir string, o Options) error {
 	if err != nil {
 		return fmt.Errorf("generating certificates: %w", err)
 	}
-	for _, f := range files {
+	if err := writeAll(dir, files); err != nil {
+		return fmt.Errorf("generating certificates: %w", err)
+	}
+	return nil
+}
+
+// writeAll writes all of the files, or none.
+func writeAll(dir string, files []file) error {
+	for i, f := range files {
 		if err := f.write(dir); err != nil {
-			return fmt.Errorf("generating certificates: %w", err)
+			for _, written := range files[:i] {
+				os.Remove(filepath.Join(dir, written.name))
+			}
+			return err
 		}
 	}
 	return nil
@@ -117,10 +128,11 @@ func (f file) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := pem.Encode(out, &pem.Block{Type: f.kind, Bytes: f.der}); err != nil {
-		return errors.Join(err, out.Close())
+	err = pem.Encode(out, &pem.Block{Type: f.kind, Bytes: f.der})
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		os.Remove(out.Name()) // half a file
 	}
-	return errors.Join(out.Sync(), out.Close())
+	return err
 }
 
 func certFile(name string, der []byte) file { return file{name, "CERTIFICATE", der, 0o644} }

@@ -88,6 +88,19 @@ func TestNothingIsOverwritten(t *testing.T) {
 	}
 }
 
+// A failure in the middle leaves nothing, so that the command can be run again.
+func TestFailureLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	ok := file{name: CACert, kind: "CERTIFICATE", der: []byte{1}, mode: 0o644}
+	taken := file{name: "no/such/dir", kind: "CERTIFICATE", mode: 0o644}
+	if err := writeAll(dir, []file{ok, taken}); err == nil {
+		t.Error("a file was written where none can be")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
 func TestCAKeyCanBeDiscarded(t *testing.T) {
 	dir := generated(t, Options{DiscardCAKey: true})
 	if _, err := os.Stat(filepath.Join(dir, CAKey)); !errors.Is(err, fs.ErrNotExist) {

@@ -39,6 +39,7 @@ type world struct {
 	public []byte
 	dir    string       // of the certificates
 	asked  atomic.Int64 // requests that a conversation was given
+	hsm    atomic.Value // func(): what the HSM does first
 }
 
 type echo struct{ w *world }
@@ -66,6 +67,9 @@ func newWorld(t *testing.T, change func(*uplink.Config)) *world {
 	w.table = session.New(session.Config{
 		Fleet: fleet, Node: node, StaticPublic: w.public,
 		StaticDH: func(peer []byte) ([]byte, error) {
+			if first, ok := w.hsm.Load().(func()); ok {
+				first()
+			}
 			p, err := ecdh.P256().NewPublicKey(peer)
 			if err != nil {
 				return nil, err
@@ -181,6 +185,15 @@ func take[F frame.Frame](c *chatd, conn uint32) F {
 		c.t.Fatalf("connection %d: %T %+v; want %d: %T", gotConn, f, f, conn, got)
 	}
 	return got
+}
+
+// wantCleanEnd reads until the other side has ended the uplink, in order.
+func (c *chatd) wantCleanEnd() {
+	c.t.Helper()
+	if _, err := io.Copy(io.Discard, c.r); err != nil {
+		c.t.Errorf("the uplink was cut off: %v", err)
+	}
+	c.conn.NetConn().Close()
 }
 
 // wantEnd reads until the other side has ended the uplink.

@@ -6,12 +6,15 @@ import (
 	"crypto/tls"
 	"net"
 	"reflect"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"chatvault/protocol/frame"
+	"chatvault/protocol/noisenk"
 	"chatvault/vaultd/internal/pki"
+	"chatvault/vaultd/internal/session"
 	"chatvault/vaultd/internal/uplink"
 )
 
@@ -118,6 +121,34 @@ func TestGoneDetaches(t *testing.T) {
 		t.Error("the session was closed")
 	}
 	p.n = 0
+}
+
+// An uplink that breaks off detaches all its connections.
+func TestBrokenUplinkDuringAHandshake(t *testing.T) {
+	w := newWorld(t, nil)
+	c := w.dial()
+	i, err := noisenk.NewInitiator(fleet, w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg1, err := i.Message1()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, goOn := make(chan struct{}), make(chan struct{})
+	w.hsm.Store(func() { close(began); <-goOn })
+	c.send(1, frame.UplinkPeer{Hash: alice})
+	c.send(1, frame.Open{Payload: msg1})
+	<-began
+	c.conn.NetConn().Close()
+	for end := time.Now().Add(20 * time.Second); w.server.Len() != 0 && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	close(goOn)
+	w.table.Drain(t.Context())
+	if n := w.table.Count(session.EndedUnheard); n != 1 {
+		t.Errorf("a session that nobody heard of was kept: counted %d times", n)
+	}
 }
 
 func TestWhatBreaksTheProtocolEndsTheUplink(t *testing.T) {
@@ -340,8 +371,8 @@ func TestShutdown(t *testing.T) {
 	late.settled()
 	cancel()
 	c.want(2, frame.Close{Session: q.id, Status: frame.Draining})
-	c.wantEnd()
-	late.wantEnd()
+	c.wantCleanEnd()
+	late.wantCleanEnd()
 	<-done
 	if conn, err := net.Dial("tcp", w.addr); err == nil {
 		conn.Close()
