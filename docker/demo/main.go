@@ -37,43 +37,64 @@ func main() {
 	}
 }
 
-// run makes the folder and the stack, and whatever happens removes both.
-func run(ctx context.Context, dev bool) (err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
+// run does it all in a folder that it removes, whatever happens.
+func run(ctx context.Context, dev bool) error {
+	began := time.Now()
 	dir, err := os.MkdirTemp("", "chatvault-demo-")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeAll(dir)) }()
-	servers := filepath.Join(dir, "servers")
-	if err := os.Mkdir(servers, 0o700); err != nil {
+	pids, err := runIn(ctx, dir, dev)
+	if err := errors.Join(err, removeAll(dir)); err != nil {
 		return err
 	}
-	began := time.Now()
-	fmt.Printf("Starting vaultd on a new SoftHSM token and chatd, in %s ...\n", dir)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("process %d is still there: %v", pid, err)
+		}
+	}
+	if dev {
+		fmt.Printf("\nEverything has ended, %s is removed.\n", dir)
+		return nil
+	}
+	fmt.Printf("\nEvery step did what it says, in %.0f seconds. Nothing is left running, %s is removed.\n",
+		time.Since(began).Seconds(), dir)
+	return nil
+}
+
+// runIn starts the stack in dir, tells the story or plays, and ends the stack.
+// It returns the processes that must be gone now.
+func runIn(ctx context.Context, dir string, dev bool) (pids []int, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	servers := filepath.Join(dir, "servers")
+	if err := os.Mkdir(servers, 0o700); err != nil {
+		return nil, err
+	}
+	fmt.Printf("Starting vaultd on a new SoftHSM token and chatd, in %s\n", dir)
 	s, err := stack.Start(ctx, stack.Options{Dir: servers, BinDir: filepath.Dir(self)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	fmt.Printf("  vaultd  %s  SoftHSM, Pebble; process %d\n  chatd   %s  embedded Redis; process %d\n",
 		s.VaultAddr(), s.Vault.PID(), s.ChatdAddr(), s.Chatd.PID())
 	w := &world{dir: dir, stack: s, out: os.Stdout}
 	if dev {
-		return play(ctx, w)
+		err = play(ctx, w)
+	} else {
+		err = tell(ctx, w)
 	}
-	if err := tell(ctx, w); err != nil {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	if err := s.Stop(ctx); err != nil {
-		return fmt.Errorf("ending the stack: %w", err)
+	pids = []int{s.Vault.PID(), s.Chatd.PID()}
+	if err := s.Stop(context.WithoutCancel(ctx)); err != nil {
+		return nil, fmt.Errorf("ending the stack: %w", err)
 	}
-	fmt.Printf("\nEverything did what it says, in %.0f seconds. Nothing is left running, %s is removed.\n",
-		time.Since(began).Seconds(), dir)
-	return nil
+	return pids, nil
 }
 
 // removeAll removes a tree in which folders may not be writable.

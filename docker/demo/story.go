@@ -11,7 +11,7 @@ import (
 const (
 	oldPhone = "old-phone"
 	newPhone = "new-phone"
-	photos   = "files"
+	files    = "files"
 	backup   = "cloud/alice.cvb"
 	paper    = "recovery-key.txt"
 
@@ -42,10 +42,10 @@ func tell(ctx context.Context, w *world) error {
 
 func backUp(ctx context.Context, w *world) (tree, error) {
 	w.chapter("Files of many kinds: text, noise, holes, deep folders, links, empty and oddly named ones")
-	if err := plant(w.path(photos)); err != nil {
+	if err := plant(w.path(files)); err != nil {
 		return tree{}, err
 	}
-	before, err := look(w.path(photos))
+	before, err := look(w.path(files))
 	if err != nil {
 		return tree{}, err
 	}
@@ -56,7 +56,7 @@ func backUp(ctx context.Context, w *world) (tree, error) {
 	if err := w.newPhone(ctx, oldPhone); err != nil {
 		return before, err
 	}
-	if err := w.backupctl(ctx, expect{says: []string{"Generation 1, ten attempts."}},
+	if err := w.backupctl(ctx, expect{says: []string{`\bGeneration 1\b.*\bten attempts\b`}},
 		"register", "--config", oldPhone+".yaml", "--password-file", right); err != nil {
 		return before, err
 	}
@@ -67,22 +67,19 @@ func backUp(ctx context.Context, w *world) (tree, error) {
 		return before, err
 	}
 	return before, timed(w, func() error {
-		return w.backupctl(ctx, expect{}, "backup", photos, backup, "--config", oldPhone+".yaml")
+		return w.backupctl(ctx, expect{}, "backup", files, backup, "--config", oldPhone+".yaml")
 	})
 }
 
 func getBack(ctx context.Context, w *world, before tree) error {
 	w.chapter("The phone falls into the lake, with all its files; a new one gets everything back")
-	if err := w.lose(oldPhone); err != nil {
-		return err
-	}
-	if err := w.loseFiles(photos); err != nil {
+	if err := w.lose(oldPhone, oldPhone+".yaml", ticketOf(oldPhone), files); err != nil {
 		return err
 	}
 	if err := w.newPhone(ctx, newPhone); err != nil {
 		return err
 	}
-	if err := w.recovers(ctx, right, 1); err != nil {
+	if err := w.recover(ctx, recovered(1), right); err != nil {
 		return err
 	}
 	return w.restores(ctx, before, "restored", "--config", newPhone+".yaml")
@@ -90,31 +87,31 @@ func getBack(ctx context.Context, w *world, before tree) error {
 
 func guessOnce(ctx context.Context, w *world, _ tree) error {
 	w.chapter("A wrong password costs one of ten attempts; the right one gives all of them back")
-	if err := w.fails(ctx, wrong, 9); err != nil {
+	if err := w.recover(ctx, wrongPassword(9), wrong); err != nil {
 		return err
 	}
-	return w.recovers(ctx, right, 1)
+	return w.recover(ctx, recovered(1), right)
 }
 
 func changePassword(ctx context.Context, w *world, _ tree) error {
 	w.chapter("A new password; the old one opens nothing any more")
-	if err := w.backupctl(ctx, expect{says: []string{"Generation 2, ten attempts."}}, "change-password", "--config", newPhone+".yaml",
+	if err := w.backupctl(ctx, expect{says: []string{`\bGeneration 2\b.*\bten attempts\b`}}, "change-password", "--config", newPhone+".yaml",
 		"--password-file", right, "--new-password-file", changed); err != nil {
 		return err
 	}
-	if err := w.fails(ctx, right, 9); err != nil {
+	if err := w.recover(ctx, wrongPassword(9), right); err != nil {
 		return err
 	}
-	return w.recovers(ctx, changed, 2)
+	return w.recover(ctx, recovered(2), changed)
 }
 
 func withoutVault(ctx context.Context, w *world, before tree) error {
-	w.chapter("The vault is switched off: the recovery key, kept on paper, needs no vault")
+	w.chapter("The vault is switched off; the recovery key, kept on paper, needs none")
 	if err := w.stack.Vault.Stop(ctx); err != nil {
 		return err
 	}
 	w.say("vaultd has ended.")
-	if err := w.backupctl(ctx, expect{exit: 8}, "recover", "--config", newPhone+".yaml", "--password-file", changed); err != nil {
+	if err := w.recover(ctx, expect{exit: 8}, changed); err != nil {
 		return err
 	}
 	if err := w.restores(ctx, before, "restored-by-paper", "--recovery-key-file", paper, "--state", "nobodys-phone"); err != nil {
@@ -129,32 +126,38 @@ func withoutVault(ctx context.Context, w *world, before tree) error {
 
 func destroy(ctx context.Context, w *world, _ tree) error {
 	w.chapter("Ten wrong passwords destroy the key for good")
-	for left := 9; left >= 0; left-- {
-		if err := w.password(wrong, fmt.Sprintf("guess number %d", 10-left)); err != nil {
+	for guess := 1; guess <= 10; guess++ {
+		file := fmt.Sprintf("guess-%d", guess)
+		if err := w.password(file, file); err != nil {
 			return err
 		}
-		if err := w.fails(ctx, wrong, left); err != nil {
+		e := wrongPassword(10 - guess)
+		e.short = guess > 1 && guess < 10
+		if err := w.recover(ctx, e, file); err != nil {
 			return err
 		}
 	}
 	w.say("")
 	w.say("Now the right password:")
-	if err := w.backupctl(ctx, expect{exit: 5}, "recover", "--config", newPhone+".yaml", "--password-file", changed); err != nil {
+	if err := w.recover(ctx, expect{exit: 5}, changed); err != nil {
 		return err
 	}
-	return w.backupctl(ctx, expect{says: []string{"registration   destroyed"}}, "status", "--config", newPhone+".yaml")
+	return w.backupctl(ctx, expect{says: []string{`(?m)^registration +destroyed\b`}}, "status", "--config", newPhone+".yaml")
 }
 
-// recovers recovers with the right password.
-func (w *world) recovers(ctx context.Context, file string, generation int) error {
-	says := []string{fmt.Sprintf("generation %d.", generation), "Attempts left: 10."}
-	return w.backupctl(ctx, expect{says: says}, "recover", "--config", newPhone+".yaml", "--password-file", file)
+// recover asks the vault for the key, on the new phone.
+func (w *world) recover(ctx context.Context, e expect, passwordFile string) error {
+	return w.backupctl(ctx, e, "recover", "--config", newPhone+".yaml", "--password-file", passwordFile)
 }
 
-// fails recovers with a wrong password and sees the attempts that are left.
-func (w *world) fails(ctx context.Context, file string, left int) error {
-	says := fmt.Sprintf("(%d attempts left)", left)
-	return w.backupctl(ctx, expect{exit: 4, says: []string{says}}, "recover", "--config", newPhone+".yaml", "--password-file", file)
+// recovered is how the right password ends.
+func recovered(generation int) expect {
+	return expect{says: []string{fmt.Sprintf(`\bgeneration %d\b`, generation), `\bAttempts left: 10\b`}}
+}
+
+// wrongPassword is how a wrong one ends. The parenthesis is the vault's number.
+func wrongPassword(left int) expect {
+	return expect{exit: 4, says: []string{fmt.Sprintf(`\(%d attempts? left\)`, left)}}
 }
 
 // restores restores the backup into a new folder and compares it with what was

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -39,11 +40,12 @@ func (w *world) say(format string, args ...any) {
 	fmt.Fprintf(w.out, "   "+format+"\n", args...)
 }
 
-// expect is what a command must end with: its exit code, and texts that its
-// output must hold.
+// expect is what a command must end with: its exit code, and what its output
+// must match.
 type expect struct {
-	exit int
-	says []string
+	exit  int
+	says  []string // regular expressions
+	short bool     // show the first line of the output only
 }
 
 // backupctl runs the real program as a person would type it, shows the command
@@ -71,8 +73,11 @@ func (w *world) backupctlTo(ctx context.Context, file string, e expect, args ...
 	}
 	fmt.Fprintf(w.out, "\n   $ %s\n", line)
 	err = cmd.Run()
-	for _, text := range strings.Split(strings.TrimSpace(all.String()), "\n") {
-		fmt.Fprintln(w.out, "     "+text)
+	for text := range strings.Lines(all.String()) {
+		fmt.Fprintln(w.out, "     "+strings.TrimSuffix(text, "\n"))
+		if e.short {
+			break
+		}
 	}
 	var ended *exec.ExitError
 	if err != nil && !errors.As(err, &ended) {
@@ -85,8 +90,8 @@ func (w *world) backupctlTo(ctx context.Context, file string, e expect, args ...
 		fmt.Fprintf(w.out, "     (exit code %d)\n", e.exit)
 	}
 	for _, want := range e.says {
-		if !strings.Contains(all.String(), want) {
-			return fmt.Errorf("%q does not say %q", line, want)
+		if !regexp.MustCompile(want).Match(all.Bytes()) {
+			return fmt.Errorf("%q does not say %s", line, want)
 		}
 	}
 	return nil
@@ -124,19 +129,21 @@ func (w *world) mint(ctx context.Context, phone string) error {
 
 func ticketOf(phone string) string { return phone + ".ticket" }
 
-// lose is what happens to a phone.
-func (w *world) lose(phone string) error {
-	fmt.Fprintf(w.out, "\n   $ rm -r %s %s.yaml %s\n", phone, phone, ticketOf(phone))
-	return errors.Join(os.RemoveAll(w.path(phone)), os.Remove(w.path(phone+".yaml")), os.Remove(w.path(ticketOf(phone))))
+// lose is what happens to a phone, and to the files on it.
+func (w *world) lose(names ...string) error {
+	fmt.Fprintf(w.out, "\n   $ rm -r %s\n", strings.Join(names, " "))
+	for _, name := range names {
+		if _, err := os.Lstat(w.path(name)); err != nil {
+			return err // then it was not there to be lost
+		}
+		if err := removeAll(w.path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // password writes a password into a file of mode 0600.
 func (w *world) password(file, text string) error {
 	return os.WriteFile(w.path(file), []byte(text+"\n"), 0o600)
-}
-
-// loseFiles is what happens to the files on it.
-func (w *world) loseFiles(folder string) error {
-	fmt.Fprintf(w.out, "   $ rm -r %s\n", folder)
-	return os.RemoveAll(w.path(folder))
 }

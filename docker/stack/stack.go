@@ -83,39 +83,41 @@ type Stack struct {
 }
 
 // Start makes all keys and starts everything. After an error nothing runs.
-func Start(ctx context.Context, o Options) (s *Stack, err error) {
+func Start(ctx context.Context, o Options) (*Stack, error) {
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	s = &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, chatdAddr: &address{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.Close())
-			s = nil
-		}
-	}()
+	s := &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, chatdAddr: &address{}}
+	if err := s.startAll(ctx, o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Stack) startAll(ctx context.Context, o Options) error {
 	if err := s.provision(ctx); err != nil {
-		return nil, fmt.Errorf("provision the vault: %w", err)
+		return fmt.Errorf("provision the vault: %w", err)
+	}
+	if err := s.writeVaultConfig(o); err != nil {
+		return err
 	}
 	s.Vault = s.daemon("vaultd", s.vaultAddr, o.VaultArgs, s.token.environment())
-	s.Chatd = s.daemon("chatd", s.chatdAddr, o.ChatdArgs, nil)
-	if err := s.writeVaultConfig(o); err != nil {
-		return nil, err
-	}
 	if err := s.start(ctx, s.Vault); err != nil {
-		return nil, err
+		return err
 	}
-	redisURL := "embedded"
+	redis := "embedded"
 	if o.Redis == RealRedis {
-		if redisURL, err = s.startRedis(ctx); err != nil {
-			return nil, err
+		var err error
+		if redis, err = s.startRedis(ctx); err != nil {
+			return err
 		}
 	}
-	if err := s.writeChatdConfig(redisURL); err != nil {
-		return nil, err
+	if err := s.writeChatdConfig(redis); err != nil {
+		return err
 	}
-	return s, s.start(ctx, s.Chatd)
+	s.Chatd = s.daemon("chatd", s.chatdAddr, o.ChatdArgs, nil)
+	return s.start(ctx, s.Chatd)
 }
 
 // URL is where clients connect: --url of backupctl.
