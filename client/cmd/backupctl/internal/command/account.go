@@ -96,7 +96,7 @@ func (r *statusResult) text(w io.Writer) {
 		fmt.Fprintf(w, "claim          %s: %s by %s, ripe %s, expires %s\n", c.ID, c.What, by(c.Mine, "another device"), clock(c.Ripe), clock(c.Expires))
 	}
 	for _, e := range r.Events {
-		fmt.Fprintf(w, "event          %s  %s by %s\n", clock(e.Time), e.What, by(e.Mine, "device "+e.Device+"…"))
+		fmt.Fprintf(w, "event          %s  %s%s\n", clock(e.Time), e.What, eventBy(e))
 	}
 }
 
@@ -106,6 +106,16 @@ func by(mine bool, other string) string {
 	}
 	return other
 }
+
+// eventBy says who did it; the vault's own doings name no device.
+func eventBy(e eventField) string {
+	if e.Device == nobody && !e.Mine {
+		return ""
+	}
+	return " by " + by(e.Mine, "device "+e.Device+"…")
+}
+
+const nobody = "00000000"
 
 func stateWord(s client.State) string {
 	switch s {

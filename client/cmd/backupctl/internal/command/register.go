@@ -154,7 +154,7 @@ func (c *recoverCmd) run(ctx context.Context, s *session) (result, error) {
 			return nil, err
 		}
 		if got.FailuresBefore > 0 {
-			s.warn("%d wrong passwords were typed since the last success; if they were not yours, change the password: backupctl change-password", got.FailuresBefore)
+			s.warn("wrong passwords typed since the last success: %d; if they were not yours, change the password: backupctl change-password", got.FailuresBefore)
 		}
 		out := &recoverResult{Generation: got.Generation, FailuresBefore: got.FailuresBefore}
 		out.AttemptsLeft = &got.AttemptsLeft

@@ -69,7 +69,7 @@ func TestRecoverPutsTheKeyInUseAndForgetsNone(t *testing.T) {
 	if got["generation"] != 7.0 || got["failures_before"] != 3.0 || got["attempts_left"] != 10.0 {
 		t.Errorf("%v", got)
 	}
-	if w := fmt.Sprint(got["warnings"]); !strings.Contains(w, "3 wrong passwords") {
+	if w := fmt.Sprint(got["warnings"]); !strings.Contains(w, "since the last success: 3;") {
 		t.Errorf("warnings %s", w)
 	}
 	keys, err := p.state.Keys()

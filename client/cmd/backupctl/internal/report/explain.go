@@ -15,6 +15,7 @@ import (
 	"chatvault/protocol/backupfile"
 	"chatvault/protocol/backupfile/archive"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/frame"
 	"chatvault/protocol/password"
 )
 
@@ -30,8 +31,9 @@ type row struct {
 // Wrong passwords, stories, and what carries a place are composed besides.
 var rows = []row{
 	{context.Canceled, Failed, "cancelled", "Nothing was left half-written. Run the command again when you like."},
-	// The last wrong password is ErrDestroyed too: the code stays the vault's.
-	{client.ErrWrongPassword, WrongPassword, "", "Check the keyboard layout and Caps Lock before the next try. The same password typed again costs another attempt."},
+	// The last wrong password is ErrDestroyed too. It stays a wrong password,
+	// with no attempts left: from the next command on the answer is destroyed.
+	{client.ErrWrongPassword, WrongPassword, frame.WrongPassword.String(), "Check the keyboard layout and Caps Lock before the next try. The same password typed again costs another attempt."},
 	{client.ErrDestroyed, Destroyed, "", "Nothing can bring the key back. If a phone still holds it, or you kept the recovery key, backups still open; to protect new ones: backupctl register"},
 	{client.ErrLocked, Destroyed, "", "Ten passwords were wrong: the key is destroyed, at once or within hours, and no password opens it any more. The recovery key does, if you kept it: backupctl restore --ask-recovery-key FILE FOLDER"},
 	{client.ErrNotRegistered, NotRegistered, "", "Register first: backupctl register. If you did, on another account or fleet, look at the ticket: backupctl ticket check FILE"},

@@ -120,6 +120,10 @@ func TestWrongPasswordSaysHowManyAreLeft(t *testing.T) {
 			t.Errorf("%d left: %q", left, o.Text())
 		}
 	}
+	last := Explain(&client.Error{Op: "recover", Code: frame.Destroyed, Charged: true, AttemptsLeft: 0, Err: client.ErrWrongPassword})
+	if last.Exit != WrongPassword || last.Code != "wrong_password" || *last.AttemptsLeft != 0 || !strings.Contains(last.Next, "the key is destroyed") {
+		t.Errorf("the last one: %+v", last)
+	}
 	if o := Explain(&client.Error{Code: frame.NoVault, AttemptsLeft: client.Unknown}); o.AttemptsLeft != nil {
 		t.Errorf("attempts left of a vault that said nothing: %d", *o.AttemptsLeft)
 	}
