@@ -250,14 +250,15 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestNamedNumbers compares every table whose rows name a constant.
+// namedNumbers are the tables whose rows name a constant.
+var namedNumbers = []string{
+	"backup limits", "fleet limits", "frame sizes", "ksf bounds", "message sizes", "noise sizes", "opaque sizes",
+	"record sizes", "ticket limits", "times",
+}
+
 func TestNamedNumbers(t *testing.T) {
 	p := readPage(t)
-	want := []string{
-		"backup limits", "fleet limits", "frame sizes", "ksf bounds", "message sizes", "noise sizes", "opaque sizes",
-		"record sizes", "ticket limits", "times",
-	}
-	for _, name := range want {
+	for _, name := range namedNumbers {
 		for _, r := range p.table(t, "table: "+name, 3) {
 			pkg, id, ok := splitConstant(r[2])
 			if !ok {
