@@ -13,13 +13,16 @@ vault=$base/vault # vaultd alone sees it
 relay=$base/relay # chatd alone sees it
 app=$base/app     # what the app and its people have; the daemons never see it
 
-if [ -e "$base/app/pins.json" ]; then
+if [ -e "$app/pins.json" ]; then
 	echo "provision: done before"
 	exit 0
 fi
-mkdir -p "$vault/tokens" "$relay" "$app"
+# What a provisioning that was cut short left behind is worth nothing.
+mkdir -p "$vault" "$relay" "$app"
+rm -rf "$vault"/* "$relay"/* "$app"/*
+mkdir "$vault/tokens"
 
-# The token. 20 letters of a random file are its PIN.
+# The token.
 random() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 export SOFTHSM2_CONF="$vault/softhsm2.conf"
 printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$vault/tokens" >"$SOFTHSM2_CONF"
