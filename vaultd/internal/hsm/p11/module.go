@@ -22,7 +22,8 @@ const maxRetries = 2
 // On a fault of the device the calls in flight are waited for, the module is
 // finalised, initialised and logged in to again, and the operation that met
 // the fault is done again. Every operation may be repeated: none changes the
-// token.
+// token. C_Logout is never called: it would end the login of every session of
+// the process, and SoftHSM 2.6.1 crashes if a call is under way.
 type Module struct {
 	settings           // static after Open
 	lib      *library  // static after Open

@@ -297,7 +297,7 @@ func TestModuleThatUnwrapsLoosely(t *testing.T) {
 		}
 	})
 	t.Run("stays loose", func(t *testing.T) {
-		s := &pretender{shim: *loose()}
+		s := &pretender{shim: loose()}
 		settings := settingsOf(t, Config{URI: token.URI}, s.through)
 		alone(t, settings.uri.ModulePath)
 		if _, err := open(t.Context(), settings); !errors.Is(err, hsm.ErrUnfit) {
@@ -307,7 +307,7 @@ func TestModuleThatUnwrapsLoosely(t *testing.T) {
 }
 
 // A pretender says that it changed attributes, and did not.
-type pretender struct{ shim }
+type pretender struct{ *shim }
 
 func (p *pretender) through(path string) (cryptoki, error) {
 	_, err := p.shim.through(path)

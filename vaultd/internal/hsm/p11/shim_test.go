@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
@@ -11,6 +12,11 @@ import (
 type shim struct {
 	cryptoki
 	before atomic.Pointer[func(call string, session pkcs11.SessionHandle) error]
+
+	// serial lets one call at a time into the module. Real logouts need it:
+	// SoftHSM 2.6.1 crashes when one comes while C_DeriveKey is under way.
+	serial bool
+	mu     sync.Mutex
 
 	// generated sees every key that was made, and may hide it; nil does not.
 	generated func(pkcs11.SessionHandle, attributes) error
@@ -37,6 +43,14 @@ func (s *shim) on(before func(call string, session pkcs11.SessionHandle) error) 
 	s.before.Store(&before)
 }
 
+func (s *shim) lock() (unlock func()) {
+	if !s.serial {
+		return func() {}
+	}
+	s.mu.Lock()
+	return s.mu.Unlock
+}
+
 func (s *shim) ask(call string, session pkcs11.SessionHandle) error {
 	if before := s.before.Load(); before != nil {
 		return (*before)(call, session)
@@ -45,6 +59,7 @@ func (s *shim) ask(call string, session pkcs11.SessionHandle) error {
 }
 
 func (s *shim) Initialize(o ...pkcs11.InitializeOption) error {
+	defer s.lock()()
 	if err := s.ask("Initialize", 0); err != nil {
 		return err
 	}
@@ -52,6 +67,7 @@ func (s *shim) Initialize(o ...pkcs11.InitializeOption) error {
 }
 
 func (s *shim) Finalize() error {
+	defer s.lock()()
 	if err := s.ask("Finalize", 0); err != nil {
 		return err
 	}
@@ -59,6 +75,7 @@ func (s *shim) Finalize() error {
 }
 
 func (s *shim) GetSlotList(present bool) ([]uint, error) {
+	defer s.lock()()
 	if err := s.ask("GetSlotList", 0); err != nil {
 		return nil, err
 	}
@@ -66,6 +83,7 @@ func (s *shim) GetSlotList(present bool) ([]uint, error) {
 }
 
 func (s *shim) GetTokenInfo(slot uint) (pkcs11.TokenInfo, error) {
+	defer s.lock()()
 	if err := s.ask("GetTokenInfo", 0); err != nil {
 		return pkcs11.TokenInfo{}, err
 	}
@@ -77,6 +95,7 @@ func (s *shim) GetTokenInfo(slot uint) (pkcs11.TokenInfo, error) {
 }
 
 func (s *shim) OpenSession(slot, flags uint) (pkcs11.SessionHandle, error) {
+	defer s.lock()()
 	if err := s.ask("OpenSession", 0); err != nil {
 		return 0, err
 	}
@@ -84,6 +103,7 @@ func (s *shim) OpenSession(slot, flags uint) (pkcs11.SessionHandle, error) {
 }
 
 func (s *shim) Login(h pkcs11.SessionHandle, user uint, pin string) error {
+	defer s.lock()()
 	if err := s.ask("Login", h); err != nil {
 		return err
 	}
@@ -91,6 +111,7 @@ func (s *shim) Login(h pkcs11.SessionHandle, user uint, pin string) error {
 }
 
 func (s *shim) FindObjectsInit(h pkcs11.SessionHandle, a []*pkcs11.Attribute) error {
+	defer s.lock()()
 	if err := s.ask("FindObjectsInit", h); err != nil {
 		return err
 	}
@@ -98,6 +119,7 @@ func (s *shim) FindObjectsInit(h pkcs11.SessionHandle, a []*pkcs11.Attribute) er
 }
 
 func (s *shim) FindObjects(h pkcs11.SessionHandle, max int) ([]pkcs11.ObjectHandle, bool, error) {
+	defer s.lock()()
 	if err := s.ask("FindObjects", h); err != nil {
 		return nil, false, err
 	}
@@ -105,6 +127,7 @@ func (s *shim) FindObjects(h pkcs11.SessionHandle, max int) ([]pkcs11.ObjectHand
 }
 
 func (s *shim) FindObjectsFinal(h pkcs11.SessionHandle) error {
+	defer s.lock()()
 	if err := s.ask("FindObjectsFinal", h); err != nil {
 		return err
 	}
@@ -112,6 +135,7 @@ func (s *shim) FindObjectsFinal(h pkcs11.SessionHandle) error {
 }
 
 func (s *shim) GetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) ([]*pkcs11.Attribute, error) {
+	defer s.lock()()
 	if err := s.ask("GetAttributeValue", h); err != nil {
 		return nil, err
 	}
@@ -119,6 +143,7 @@ func (s *shim) GetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, 
 }
 
 func (s *shim) SetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) error {
+	defer s.lock()()
 	if err := s.ask("SetAttributeValue", h); err != nil {
 		return err
 	}
@@ -126,6 +151,7 @@ func (s *shim) SetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, 
 }
 
 func (s *shim) DestroyObject(h pkcs11.SessionHandle, o pkcs11.ObjectHandle) error {
+	defer s.lock()()
 	if err := s.ask("DestroyObject", h); err != nil {
 		return err
 	}
@@ -133,6 +159,7 @@ func (s *shim) DestroyObject(h pkcs11.SessionHandle, o pkcs11.ObjectHandle) erro
 }
 
 func (s *shim) GenerateKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, a []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer s.lock()()
 	if err := s.ask("GenerateKey", h); err != nil {
 		return 0, err
 	}
@@ -147,6 +174,7 @@ func (s *shim) GenerateKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, a []*p
 }
 
 func (s *shim) GenerateKeyPair(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, public, private []*pkcs11.Attribute) (pub, priv pkcs11.ObjectHandle, err error) {
+	defer s.lock()()
 	if err := s.ask("GenerateKeyPair", h); err != nil {
 		return 0, 0, err
 	}
@@ -154,6 +182,7 @@ func (s *shim) GenerateKeyPair(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, pu
 }
 
 func (s *shim) WrapKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, key pkcs11.ObjectHandle) ([]byte, error) {
+	defer s.lock()()
 	if err := s.ask("WrapKey", h); err != nil {
 		return nil, err
 	}
@@ -161,6 +190,7 @@ func (s *shim) WrapKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, 
 }
 
 func (s *shim) UnwrapKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, unwrapping pkcs11.ObjectHandle, wrapped []byte, a []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer s.lock()()
 	if err := s.ask("UnwrapKey", h); err != nil {
 		return 0, err
 	}
@@ -171,6 +201,7 @@ func (s *shim) UnwrapKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, unwrappi
 }
 
 func (s *shim) DeriveKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, base pkcs11.ObjectHandle, a []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	defer s.lock()()
 	if err := s.ask("DeriveKey", h); err != nil {
 		return 0, err
 	}
@@ -178,6 +209,7 @@ func (s *shim) DeriveKey(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, base pkc
 }
 
 func (s *shim) EncryptInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs11.ObjectHandle) error {
+	defer s.lock()()
 	if err := s.ask("EncryptInit", h); err != nil {
 		return err
 	}
@@ -185,6 +217,7 @@ func (s *shim) EncryptInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs
 }
 
 func (s *shim) Encrypt(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
+	defer s.lock()()
 	if err := s.ask("Encrypt", h); err != nil {
 		return nil, err
 	}
@@ -192,6 +225,7 @@ func (s *shim) Encrypt(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
 }
 
 func (s *shim) DecryptInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs11.ObjectHandle) error {
+	defer s.lock()()
 	if err := s.ask("DecryptInit", h); err != nil {
 		return err
 	}
@@ -199,6 +233,7 @@ func (s *shim) DecryptInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs
 }
 
 func (s *shim) Decrypt(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
+	defer s.lock()()
 	if err := s.ask("Decrypt", h); err != nil {
 		return nil, err
 	}
@@ -206,6 +241,7 @@ func (s *shim) Decrypt(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
 }
 
 func (s *shim) SignInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs11.ObjectHandle) error {
+	defer s.lock()()
 	if err := s.ask("SignInit", h); err != nil {
 		return err
 	}
@@ -213,6 +249,7 @@ func (s *shim) SignInit(h pkcs11.SessionHandle, m []*pkcs11.Mechanism, k pkcs11.
 }
 
 func (s *shim) Sign(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
+	defer s.lock()()
 	if err := s.ask("Sign", h); err != nil {
 		return nil, err
 	}
