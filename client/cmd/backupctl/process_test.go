@@ -167,10 +167,10 @@ type zeroReader struct{}
 
 func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// Memory does not grow with the backup: 512 MiB pass through less than 200 MB,
+// Memory does not grow with the backup: 256 MiB pass through less than 200 MB,
 // compressed and not.
 func TestMemory(t *testing.T) {
-	const size, limit = 512 << 20, 200e6
+	const size, limit = 256 << 20, 200e6
 	for _, args := range [][]string{{}, {"--no-compress"}} {
 		dir := t.TempDir()
 		backup := program(t, dir, append([]string{"backup", "-", "-"}, args...)...)
@@ -191,7 +191,7 @@ func TestMemory(t *testing.T) {
 		verify.start()
 		verify.ends(0)
 		backup.ends(0)
-		if !strings.Contains(out.String(), `"plain_bytes":536870912`) {
+		if !strings.Contains(out.String(), `"plain_bytes":268435456`) {
 			t.Errorf("%q: %s", args, out.String())
 		}
 		for _, p := range []*process{backup, verify} {

@@ -93,7 +93,7 @@ func (a Asker) ask(ctx context.Context, prompt string, read func(*os.File, io.Wr
 		// terminal must echo again.
 		term.Restore(fd, before)
 		fmt.Fprintln(out)
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("stopped: %w: %w", ctx.Err(), context.Cause(ctx))
 	}
 }
 

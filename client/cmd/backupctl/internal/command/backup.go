@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,16 +209,23 @@ func (c *backupCmd) checkedKey(ctx context.Context, s *session, r *backupResult)
 			s.warn("this phone has registered no backup key: keep the recovery key (backupctl key show), or register (backupctl register)")
 		case err != nil:
 			return nil, err
-		case !has || current.Generation != st.Generation:
+		case has && st.State == client.StateLive && current.Generation == st.Generation:
+			r.Checked, r.Generation = true, st.Generation
+		case has && c.goesOn():
+			s.warn("the vault does not hold this backup key: the password will not open this backup")
+		default:
 			return nil, failure(report.Failed, "key_unknown", "Get the key that the password opens: backupctl recover",
 				"the vault holds generation %d, and the key in this state is of generation %d: an operation was interrupted, or the state restored", st.Generation, current.Generation)
-		default:
-			r.Checked, r.Generation = true, st.Generation
 		}
 		key, err = v.current(s)
 		return nil, err
 	})
 	return key, err
+}
+
+// goesOn says whether the person accepts a key that the vault does not hold.
+func (c *backupCmd) goesOn() bool {
+	return slices.Contains(c.Accept, report.Accept(client.StoryReplaced)) || slices.Contains(c.Accept, report.Accept(client.StoryGone))
 }
 
 // write writes the backup, whole or not at all; what went to standard output

@@ -48,6 +48,8 @@ func TestBackupAsksTheVaultFirst(t *testing.T) {
 		{name: "the vault holds it", held: 4, status: live(4), code: "ok", checked: true, generation: 4},
 		{name: "it was replaced", held: 4, status: live(5), err: &client.StoryError{What: client.StoryReplaced}, exit: report.Failed, code: "story"},
 		{name: "it was destroyed", held: 4, err: &client.StoryError{What: client.StoryGone}, exit: report.Failed, code: "story"},
+		{name: "it was replaced, and the person goes on", held: 4, status: live(5), args: []string{"--accept", "replaced"}, code: "ok", warnings: 1},
+		{name: "it was destroyed, and the person goes on", held: 4, status: client.Status{State: client.StateDestroyed, Generation: 4}, args: []string{"--accept", "gone"}, code: "ok", warnings: 1},
 		{name: "a registration was interrupted behind the state's back", held: 4, status: live(5), exit: report.Failed, code: "key_unknown"},
 		{name: "the key file is gone, the receipt is not", held: -1, status: live(5), exit: report.Failed, code: "key_unknown"},
 		{name: "a new phone that has not recovered", held: -1, status: live(5), err: notRegistered, exit: report.Failed, code: "not_recovered"},

@@ -136,7 +136,7 @@ func (o *Outcome) fromStory(err error) {
 	}
 	o.Story = StoryName(e.What)
 	o.Next = storyNext[e.What]
-	if e.What != client.StoryAccount {
+	if e.What != client.StoryAccount && acceptable[e.Op] {
 		o.Next = strings.TrimSpace(fmt.Sprintf("%s\nTo go on knowing that: --accept %s", o.Next, o.Story))
 	}
 }
@@ -186,6 +186,9 @@ func (o *Outcome) fromProgram(err error) {
 		}
 	}
 }
+
+// acceptable are the SDK's operations that a person may let go on.
+var acceptable = map[string]bool{"register": true, "replace": true, "change-password": true, "check-receipt": true}
 
 var storyNames = []struct {
 	what client.Story

@@ -160,7 +160,7 @@ func TestCorruptSaysWhere(t *testing.T) {
 // nobody may accept.
 func TestStoriesAreAcceptedByTheNamesThatErrorsShow(t *testing.T) {
 	for s := client.StoryAccount; s <= client.StoryGone; s++ {
-		o := Explain(&client.StoryError{Op: "backup", What: s})
+		o := Explain(&client.StoryError{Op: "check-receipt", What: s})
 		var a Accept
 		err := a.UnmarshalText([]byte(o.Story))
 		if s == client.StoryAccount {
@@ -172,6 +172,10 @@ func TestStoriesAreAcceptedByTheNamesThatErrorsShow(t *testing.T) {
 		if err != nil || client.Story(a) != s || !strings.HasSuffix(o.Next, "--accept "+o.Story) || strings.HasPrefix(o.Next, "To go on") {
 			t.Errorf("%v: %q, %v, next %q", s, o.Story, err, o.Next)
 		}
+	}
+	// The commands that have no --accept do not speak of it.
+	if o := Explain(&client.StoryError{Op: "status", What: client.StoryGenerationFell}); strings.Contains(o.Next, "--accept") || o.Next == "" {
+		t.Errorf("next %q", o.Next)
 	}
 	var a Accept
 	if err := a.UnmarshalText([]byte("everything")); err == nil {
