@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 PKG ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint fmt demo dev fuzz bench clean
+.PHONY: help setup build test lint fmt demo dev fuzz bench night clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ build: ## Build bin/: chatd, vaultd, backupctl, and the demo.
 	CGO_ENABLED=0 go build -trimpath -o bin/demo ./docker/demo
 
 test: setup ## Run all tests with the race detector; they start the parts they need.
-	go test -race -timeout 20m ./...
+	go test -race -timeout 30m ./...
 
 lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be had.
 	@.ci/lint
@@ -41,6 +41,11 @@ fuzz: ## Run every fuzz target for FUZZTIME (60s) each.
 
 bench: ## Run the benchmarks of PKG (./...).
 	go test -run '^$$' -bench . -benchmem $(PKG)
+
+night: ## Fuzz 10 minutes a target, run the benchmarks, and all tests five times.
+	@.ci/fuzz 10m
+	go test -run '^$$' -bench . -benchmem ./...
+	go test -race -count 5 -timeout 150m ./...
 
 clean: ## Remove bin/ and cached test results.
 	rm -rf bin
