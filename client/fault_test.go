@@ -118,6 +118,40 @@ func TestThirtyDroppedRecoveriesCostOneCharge(t *testing.T) {
 	}
 }
 
+// A vault gives a device few sessions at a time; those that an operation had to
+// leave are closed by the next connection.
+func TestAbandonedSessionsAreClosed(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		key, _ := p.register(t, "pw")
+		for range 6 {
+			ctx, cancel := context.WithCancel(t.Context())
+			f.hook(func(d direction, fr frame.Frame) fate {
+				if data, ok := fr.(frame.Data); ok && d == down && data.Sequence == 2 {
+					cancel()
+					return cut
+				}
+				return pass
+			})
+			if _, err := p.Recover(ctx, []byte("pw")); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		f.hook(nil)
+		got, err := p.Recover(t.Context(), []byte("pw"))
+		if err != nil || !got.Key.Equal(key.Key) || f.vault.charges() != 1 {
+			t.Fatalf("%v, %d charges", err, f.vault.charges())
+		}
+		synctest.Wait()
+		f.vault.do(func() {
+			if n := len(f.vault.sessions); n != 0 {
+				t.Errorf("%d sessions left behind", n)
+			}
+		})
+	})
+}
+
 func TestBlindAfterVerdictAndForOtherPasswords(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRelay) {
 		p := f.phone(func(c *client.Config) { c.Timeout = 15 * time.Second })

@@ -42,15 +42,11 @@ type conn struct {
 
 	writing sync.Mutex // held for each write of a data frame
 
+	mu        sync.Mutex
+	farewells map[uint32]frame.SessionID // by the tag of their ATTACH; guarded by mu
+
 	once sync.Once
 	err  error // why it ended; written before done is closed
-}
-
-// event is what the read loop tells the keeper.
-type event struct {
-	refused frame.Status  // of an AUTH, or
-	leave   time.Duration // a GOAWAY's delay, or
-	ready   bool          // an AUTH was accepted
 }
 
 // dial connects and authenticates, once.
@@ -72,7 +68,7 @@ func dial(ctx context.Context, cfg *Config, fresh bool) (*conn, error) {
 		cfg: cfg, ws: ws, since: time.Now(),
 		frames: make(chan frame.Frame, 16),
 		done:   make(chan struct{}),
-		events: make(chan event, 4),
+		events: make(chan event, 16),
 	}
 	ws.SetReadLimit(frame.MaxFrame)
 	stop := context.AfterFunc(ctx, func() { ws.Close() })
@@ -273,7 +269,13 @@ func (c *conn) read() {
 		}
 		c.alive()
 		switch f := f.(type) {
-		case frame.Attach, frame.Data, frame.Close:
+		case frame.Attach:
+			if id, ok := c.parting(f.Tag); ok {
+				c.tell(event{parted: &id}) // who reads must never wait for a write
+			} else {
+				c.deliver(f)
+			}
+		case frame.Data, frame.Close:
 			c.deliver(f)
 		case frame.Notice:
 			if c.cfg.Notice != nil {
@@ -288,9 +290,11 @@ func (c *conn) read() {
 				c.tell(event{leave: delay})
 			}
 		case frame.Refuse:
-			if f.Refused == frame.TAuth {
+			switch {
+			case f.Refused == frame.TAuth:
 				c.tell(event{refused: f.Status})
-			} else {
+			case f.Refused == frame.TAttach && c.parted(f.Tag):
+			default:
 				c.deliver(f)
 			}
 		default:
@@ -308,64 +312,4 @@ func (c *conn) deliver(f frame.Frame) {
 	default:
 		c.cfg.Log.Debug("frame dropped", "type", f.Type())
 	}
-}
-
-func (c *conn) tell(e event) {
-	select {
-	case c.events <- e:
-	default: // a relay that says so much needs no answer to it
-	}
-}
-
-// keep pings, authenticates again before the ticket ends, and leaves when the
-// relay asks for it.
-func (c *conn) keep(renewAt time.Time) {
-	ping := time.NewTicker(c.ping)
-	defer ping.Stop()
-	renew := time.NewTimer(max(time.Until(renewAt), 0))
-	defer renew.Stop()
-	var leave <-chan time.Time
-	var next time.Time
-	fresh := false
-	for {
-		select {
-		case <-c.done:
-			return
-		case <-ping.C:
-			c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeWait))
-		case <-renew.C:
-			next = c.renew(fresh)
-			renew.Reset(renewAgain)
-		case <-leave:
-			c.fail(&Refusal{Status: frame.Draining})
-			return
-		case e := <-c.events:
-			switch {
-			case e.ready:
-				fresh = false
-				renew.Reset(max(time.Until(next), renewFloor))
-			case e.leave > 0:
-				leave = time.After(e.leave)
-			case e.refused != frame.OK:
-				c.cfg.Log.Warn("relay refused the ticket on the live connection", "status", e.refused)
-				fresh = true
-				renew.Reset(renewAgain)
-			}
-		}
-	}
-}
-
-// renew sends AUTH again and returns when the next one is due. A failure is
-// tried again; at the latest the relay ends the connection.
-func (c *conn) renew(fresh bool) time.Time {
-	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.ConnectWait)
-	defer cancel()
-	a, next, err := c.cfg.Auth(ctx, c.hello, fresh)
-	if err == nil {
-		err = c.send(a)
-	}
-	if err != nil {
-		c.cfg.Log.Warn("authenticating again failed", "error", err)
-	}
-	return next
 }

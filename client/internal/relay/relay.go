@@ -28,6 +28,7 @@ const (
 const (
 	maxRefusals = 5 // retryable refusals of one request before they are returned
 	maxSilences = 3 // repeats without a reply before the connection is given up
+	maxBehind   = 8 // sessions left behind that are remembered, to be closed
 )
 
 var (
@@ -83,6 +84,7 @@ type Link struct {
 	tag     uint32
 	expired bool // the last ticket was refused as ended
 	closed  bool
+	behind  []frame.SessionID // left on connections that broke
 }
 
 // New makes a Link. It does not connect.
@@ -172,7 +174,38 @@ func (l *Link) connect(ctx context.Context, p purpose) (*conn, error) {
 	fresh := l.expired
 	l.mu.Unlock()
 	c, err = dial(ctx, &l.cfg, fresh)
-	return l.adopt(c, err)
+	c, err = l.adopt(c, err)
+	if err == nil {
+		l.closeBehind(c)
+	}
+	return c, err
+}
+
+// leave remembers a session that could not be closed with its connection. A vault
+// gives a device few sessions at a time, and keeps one for a minute.
+func (l *Link) leave(id frame.SessionID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remember(id)
+}
+
+// remember is called with mu held. The oldest are forgotten: the vault ends them
+// first.
+func (l *Link) remember(ids ...frame.SessionID) {
+	l.behind = append(l.behind, ids...)
+	l.behind = l.behind[max(0, len(l.behind)-maxBehind):]
+}
+
+// closeBehind closes, on a new connection, what others have left behind. Nothing
+// waits for it.
+func (l *Link) closeBehind(c *conn) {
+	l.mu.Lock()
+	ids := l.behind
+	l.behind = nil
+	l.mu.Unlock()
+	for _, id := range ids {
+		c.farewell(l.nextTag(), id)
+	}
 }
 
 // current returns the connection if it serves the purpose, else the delay before
@@ -196,6 +229,7 @@ func (l *Link) current(p purpose) (*conn, time.Duration, error) {
 	if time.Since(l.cur.since) > backoffLast {
 		l.broken = 0
 	}
+	l.remember(l.cur.unparted()...)
 	l.last, l.cur = l.cur.err, nil
 	l.broken++
 	l.noteRefusal(l.last)

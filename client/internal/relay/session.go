@@ -16,6 +16,8 @@ type Session struct {
 	link *Link
 	id   frame.SessionID
 	conn *conn // to which it is attached, or nil
+
+	ended bool // the vault or the relay said so
 }
 
 // errSilent: no reply in time, on a connection that seems to live.
@@ -61,7 +63,7 @@ func (l *Link) Open(ctx context.Context, message1 []byte) (*Session, []byte, err
 	})
 	if err != nil {
 		if attached {
-			s.Close()
+			s.Abandon()
 		}
 		c.expire(err)
 		return nil, nil, err
@@ -91,7 +93,10 @@ func (s *Session) Exchange(ctx context.Context, sequence uint32, payload []byte,
 		var ended *Ended
 		var refused *Refusal
 		switch {
-		case errors.As(err, &ended), errors.Is(err, ErrClosed), errors.Is(err, ErrProtocol):
+		case errors.As(err, &ended):
+			s.ended = true
+			return err
+		case errors.Is(err, ErrClosed), errors.Is(err, ErrProtocol):
 			return err
 		case errors.As(err, &refused):
 			if refusals++; refusals > maxRefusals {
@@ -193,6 +198,15 @@ func (s *Session) end(f frame.Frame, sent frame.Type) error {
 func (s *Session) Close() {
 	if s.conn != nil && !s.conn.dead() {
 		s.conn.send(frame.Close{Session: s.id, Status: frame.OK})
+	}
+}
+
+// Abandon is Close for a session whose connection may be lost: the next one
+// closes it again.
+func (s *Session) Abandon() {
+	s.Close()
+	if !s.ended {
+		s.link.leave(s.id)
 	}
 }
 

@@ -97,4 +97,10 @@ func (s *Session) Call(ctx context.Context, req vaultmsg.Request) (vaultmsg.Repl
 }
 
 // Close tells the vault that the session is over.
-func (s *Session) Close() { s.relay.Close() }
+func (s *Session) Close() {
+	if errors.Is(s.failed, relay.ErrLost) {
+		s.relay.Abandon()
+	} else {
+		s.relay.Close()
+	}
+}
