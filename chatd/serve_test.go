@@ -22,7 +22,7 @@ func onEachRedis(t *testing.T, test func(t *testing.T, s *site)) {
 	t.Run("embedded", func(t *testing.T) { test(t, newSite(t)) })
 	t.Run("redis-server", func(t *testing.T) {
 		s := newSite(t)
-		s.settings["redis"] = chatdtest.StartRedis(t).URL()
+		s.settings["redis"] = chatdtest.StartRedis(t, "").URL()
 		test(t, s)
 	})
 }
@@ -67,6 +67,35 @@ func TestServeRelaysAndDrains(t *testing.T) {
 			t.Errorf("exit code %d:\n%s", code, p.text())
 		}
 	})
+}
+
+func TestServeUsesItsRedisWithThePasswordFromAFile(t *testing.T) {
+	s := newSite(t)
+	redis := chatdtest.StartRedis(t, "correct horse")
+	s.settings["redis"] = redis.URL()
+	s.settings["redis-password-file"] = s.file("redis-password", []byte("correct horse\n"), 0o600)
+	p := s.serve()
+	c := s.login(p, "alice")
+	client := redis.Client(t)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for client.Exists(t.Context(), "cv:node:01000001").Val() == 0 || len(client.Keys(t.Context(), "cv:presence:*").Val()) == 0 ||
+		len(client.Keys(t.Context(), "cv:limit:ConnectionsPerAccount:*").Val()) == 0 {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("Redis holds %v; chatd says:\n%s", client.Keys(t.Context(), "*").Val(), p.text())
+		}
+	}
+	p.stop()
+	c.Closed()
+	if code := p.exited(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if keys := client.Keys(t.Context(), "cv:presence:*").Val(); len(keys) != 0 {
+		t.Errorf("presence after the end: %v", keys)
+	}
 }
 
 func TestTheDrainIsBounded(t *testing.T) {

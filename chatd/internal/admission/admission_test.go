@@ -106,6 +106,9 @@ func TestHosts(t *testing.T) {
 	if err != nil || !local.Has("127.0.0.1:8080") || !local.Has("localhost:8080") || local.Has("127.0.0.1") {
 		t.Errorf("%v, %v", local, err)
 	}
+	if n, err := LoopbackHosts(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}); err == nil {
+		t.Errorf("a default port: %v", n)
+	}
 }
 
 func TestOrigins(t *testing.T) {

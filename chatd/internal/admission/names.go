@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -37,8 +38,10 @@ func LoopbackHosts(a net.Addr) (Names, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listener: %w", err)
 	}
-	port := fmt.Sprint(ap.Port())
-	return Names{ap.String(): true, net.JoinHostPort("localhost", port): true}, nil
+	if ap.Port() == 80 || ap.Port() == 443 {
+		return nil, errors.New("host: wanted, because clients do not name a default port")
+	}
+	return Names{ap.String(): true, net.JoinHostPort("localhost", fmt.Sprint(ap.Port())): true}, nil
 }
 
 // Origins are the origins (RFC 6454 §6.2) of web pages that may connect.

@@ -21,7 +21,7 @@ import (
 // Redises connects to an empty Redis of each kind, by name. Every suite about
 // Redis runs over both.
 var Redises = map[string]func(testing.TB) *redis.Client{
-	"redis-server": func(t testing.TB) *redis.Client { return StartRedis(t).Client(t) },
+	"redis-server": func(t testing.TB) *redis.Client { return StartRedis(t, "").Client(t) },
 	"embedded": func(t testing.TB) *redis.Client {
 		m := miniredis.RunT(t)
 		return client(t, &redis.Options{Addr: m.Addr()})
@@ -31,6 +31,8 @@ var Redises = map[string]func(testing.TB) *redis.Client{
 // RedisServer is a real redis-server of its own.
 type RedisServer struct {
 	Socket string
+	// Password, if not empty, is wanted of every client.
+	Password string
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -39,14 +41,14 @@ type RedisServer struct {
 
 // StartRedis starts a redis-server on a Unix socket, and fails the test when
 // this machine has none.
-func StartRedis(t testing.TB) *RedisServer {
+func StartRedis(t testing.TB, password string) *RedisServer {
 	t.Helper()
 	// A Unix socket's path has 107 bytes at most: t.TempDir() may be longer.
 	dir, err := os.MkdirTemp("", "chatd-redis-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &RedisServer{Socket: filepath.Join(dir, "s")}
+	s := &RedisServer{Socket: filepath.Join(dir, "s"), Password: password}
 	t.Cleanup(func() {
 		s.Stop(t)
 		os.RemoveAll(dir)
@@ -60,7 +62,7 @@ func (s *RedisServer) URL() string { return "unix://" + s.Socket }
 
 // Client connects to it.
 func (s *RedisServer) Client(t testing.TB) *redis.Client {
-	return client(t, &redis.Options{Network: "unix", Addr: s.Socket})
+	return client(t, &redis.Options{Network: "unix", Addr: s.Socket, Password: s.Password})
 }
 
 // Start starts it, again if it was stopped, without any key.
@@ -70,7 +72,7 @@ func (s *RedisServer) Start(t testing.TB) {
 	defer s.mu.Unlock()
 	s.out = new(bytes.Buffer)
 	s.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", s.Socket,
-		"--dir", filepath.Dir(s.Socket), "--save", "", "--appendonly", "no")
+		"--dir", filepath.Dir(s.Socket), "--save", "", "--appendonly", "no", "--requirepass", s.Password)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
 		t.Fatalf("this test needs redis-server (Debian: apt-get install redis-server): %v", err)
@@ -81,7 +83,7 @@ func (s *RedisServer) Start(t testing.TB) {
 // await returns as soon as the server answers.
 func (s *RedisServer) await(t testing.TB) {
 	t.Helper()
-	probe := redis.NewClient(quiet(&redis.Options{Network: "unix", Addr: s.Socket}))
+	probe := redis.NewClient(quiet(&redis.Options{Network: "unix", Addr: s.Socket, Password: s.Password}))
 	defer probe.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

@@ -308,6 +308,19 @@ func TestTheTicketEnds(t *testing.T) {
 	}
 }
 
+func TestAuthAgainAfterTheTicketHasEnded(t *testing.T) {
+	h, _ := simple(t, func(s *setup) { s.cfg.Ping = time.Hour })
+	device := chatdtest.NewDevice(t)
+	c := h.login("alice", device)
+	s := c.Open(1, "x")
+	h.clock.Advance(10*time.Minute + expiryGrace - 1)
+	c.Send(c.Auth(device, h.issuer.Ticket(h.clock.Now(), "alice", device)))
+	chatdtest.Expect[frame.Ready](c)
+	h.clock.Advance(time.Second)
+	c.Echo(s, 1, "goes on")
+	c.Open(2, "and a new one begins")
+}
+
 func TestTheTicketOfAnIdleConnectionEnds(t *testing.T) {
 	h, _ := simple(t, func(s *setup) { s.cfg.Ping = time.Hour })
 	c := h.phone("alice")

@@ -165,7 +165,7 @@ func awaitPresence(t *testing.T, client *redis.Client, relays int64) {
 }
 
 func TestRedisStopsInMidway(t *testing.T) {
-	server := chatdtest.StartRedis(t)
+	server := chatdtest.StartRedis(t, "")
 	h, _ := simple(t, func(s *setup) {
 		s.redis = server.Client(t)
 		s.cfg.Limits[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Hour}

@@ -113,35 +113,31 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 
 // begin sends the OPEN or ATTACH that refusal would refuse.
 func (c *conn) begin(link *uplink.Link, refusal frame.Refuse, raw []byte) {
-	stream, err := c.join(link)
+	stream, err := c.expect(link, refusal)
 	if err != nil {
 		c.refuseNoVault(refusal)
 		return
 	}
-	c.mu.Lock()
-	if _, joined := c.streams[link]; !joined { // lost meanwhile
-		c.mu.Unlock()
-		c.refuseNoVault(refusal)
-		return
-	}
-	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
-	c.mu.Unlock()
 	// If the link is lost now, Lost finds the pending entry and refuses.
 	stream.Send(raw)
 }
 
-// join returns the connection's stream on the link, a new one if need be.
-func (c *conn) join(link *uplink.Link) (uplink.Stream, error) {
+// expect notes that the vault node will answer, on the connection's stream on
+// the link; it makes one if need be. Both at once: a stream on which nothing is
+// expected may be left at any time.
+func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (uplink.Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s, ok := c.streams[link]; ok {
-		return s, nil
+	stream, joined := c.streams[link]
+	if !joined {
+		var err error
+		if stream, err = link.Join(c, c.identity.peer); err != nil {
+			return stream, err
+		}
+		c.streams[link] = stream
 	}
-	s, err := link.Join(c, c.identity.peer)
-	if err == nil {
-		c.streams[link] = s
-	}
-	return s, err
+	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
+	return stream, nil
 }
 
 func (c *conn) refuseNoVault(refusal frame.Refuse) {

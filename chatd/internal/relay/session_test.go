@@ -137,24 +137,24 @@ func TestAttachAfterTheConnectionWasCut(t *testing.T) {
 func TestTheNewestConnectionWins(t *testing.T) {
 	h, _ := simple(t, nil)
 	device := chatdtest.NewDevice(t)
-	old, new := h.login("alice", device), h.login("alice", device)
-	s := old.Open(1, "x")
-	new.Send(frame.Attach{Tag: 1, Session: s})
-	chatdtest.Expect[frame.Attach](new)
-	if c := chatdtest.Expect[frame.Close](old); c.Session != s || c.Status != frame.Replaced {
+	older, newer := h.login("alice", device), h.login("alice", device)
+	s := older.Open(1, "x")
+	newer.Send(frame.Attach{Tag: 1, Session: s})
+	chatdtest.Expect[frame.Attach](newer)
+	if c := chatdtest.Expect[frame.Close](older); c.Session != s || c.Status != frame.Replaced {
 		t.Errorf("the old one was told %+v", c)
 	}
-	old.Send(frame.Data{Session: s, Sequence: 1, Payload: []byte("x")})
-	if r := chatdtest.Expect[frame.Refuse](old); r.Status != frame.NoSession {
+	older.Send(frame.Data{Session: s, Sequence: 1, Payload: []byte("x")})
+	if r := chatdtest.Expect[frame.Refuse](older); r.Status != frame.NoSession {
 		t.Errorf("the old one: %+v", r)
 	}
-	new.Echo(s, 1, "the new one")
+	newer.Echo(s, 1, "the new one")
 	// Its end does not end what it has no more.
-	old.WS.Close()
-	new.Echo(s, 2, "lives on")
-	new.Send(frame.Attach{Tag: 2, Session: s})
-	chatdtest.Expect[frame.Attach](new)
-	new.Echo(s, 3, "attached twice to one connection")
+	older.WS.Close()
+	newer.Echo(s, 2, "lives on")
+	newer.Send(frame.Attach{Tag: 2, Session: s})
+	chatdtest.Expect[frame.Attach](newer)
+	newer.Echo(s, 3, "attached twice to one connection")
 }
 
 func TestAttachThroughAnotherRelay(t *testing.T) {
@@ -275,6 +275,36 @@ func TestAttachesPerConnection(t *testing.T) {
 	if r := chatdtest.Expect[frame.Refuse](c); r.Limit != ratelimit.AttachesPerConnection || r.Tag != 2 || r.RetryMillis != 1000 {
 		t.Errorf("%+v", r)
 	}
+}
+
+func TestAnIdleClientCostsTheVaultNothing(t *testing.T) {
+	h, vault := simple(t, nil)
+	c, watching := h.phone("alice"), h.phone("alice")
+	peers := func(n, gone int) {
+		t.Helper()
+		vault.Await("the peers", func(v *chatdtest.VaultState) bool {
+			return v.Count(func(f frame.Frame) bool { return f.Type() == frame.TUplinkPeer }) == n &&
+				v.Count(func(f frame.Frame) bool { return f.Type() == frame.TUplinkGone }) == gone
+		})
+	}
+	a, b := c.Open(1, "x"), c.Open(2, "x")
+	c.Send(frame.Close{Session: a})
+	c.Echo(b, 1, "x")
+	peers(1, 0)
+	session, _ := vault.Session(b)
+	c.Send(frame.Close{Session: b})
+	peers(1, 1)
+	// The doorbell of what it did last rings on the other devices, not here.
+	session.Link.Send(session.Number, frame.Notice{})
+	chatdtest.Expect[frame.Notice](watching)
+	c.Send(frame.Open{Tag: 3, Payload: []byte("refuse")})
+	chatdtest.Expect[frame.Refuse](c)
+	peers(2, 2)
+	again := c.Open(4, "x")
+	c.Echo(again, 1, "x")
+	c.Send(frame.Data{Session: again, Sequence: 2, Payload: []byte("end")})
+	chatdtest.Expect[frame.Close](c)
+	peers(3, 3)
 }
 
 func TestDoorbells(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/frame"
 )
 
@@ -78,15 +79,34 @@ func (c *conn) idleLocked() bool { return len(c.sessions) == 0 && len(c.pending)
 
 func (c *conn) expiredLocked() bool { return !c.relay.Clock.Now().Before(c.expires) }
 
-// settle ends a connection that waited only for its vault sessions.
+// settle leaves the uplinks on which the connection has no session any more, so
+// that an idle client costs the vaults nothing, and ends a connection that
+// waited only for its last session.
 func (c *conn) settle() {
 	c.mu.Lock()
-	idle := c.idleLocked()
+	used := map[*uplink.Link]bool{}
+	for _, stream := range c.sessions {
+		used[stream.Link()] = true
+	}
+	for _, p := range c.pending {
+		used[p.stream.Link()] = true
+	}
+	var left []uplink.Stream
+	for link, stream := range c.streams {
+		if !used[link] {
+			delete(c.streams, link)
+			left = append(left, stream)
+		}
+	}
+	idle := len(used) == 0
 	why, over := ticketExpired, c.identity != nil && c.expiredLocked()
 	if c.drains {
 		why, over = draining, true
 	}
 	c.mu.Unlock()
+	for _, stream := range left {
+		stream.Leave(c) // the doorbell of its last operation may still come
+	}
 	if idle && over {
 		c.end(why)
 	}

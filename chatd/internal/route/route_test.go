@@ -181,7 +181,7 @@ func TestNodesAreFoundByOtherRelays(t *testing.T) {
 }
 
 func TestRedisStoppedAndBack(t *testing.T) {
-	server := chatdtest.StartRedis(t)
+	server := chatdtest.StartRedis(t, "")
 	c := server.Client(t)
 	fake := clock.NewFake(time.Unix(1_700_000_000, 0))
 	r := start(t, c, fake)

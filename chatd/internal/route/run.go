@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"strconv"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -27,7 +26,7 @@ func (d *Directory) Run(ctx context.Context, ring func(Account)) {
 	for ctx.Err() == nil {
 		again, release := clock.After(d.clock, refresh)
 		for told := false; !told; {
-			d.tell(ctx)
+			d.tell(context.WithoutCancel(ctx)) // what was begun is finished
 			select {
 			case <-d.wake:
 			case <-again:
@@ -115,13 +114,9 @@ func (d *Directory) take() due {
 // kept: presence and nodes are told again within 30 s, and a late doorbell is
 // worth nothing.
 func (d *Directory) tell(ctx context.Context) {
-	for u := d.take(); !u.empty() && ctx.Err() == nil; u = d.take() {
-		if d.resting() {
-			continue
-		}
-		err := d.tellPart(ctx, u)
-		if ctx.Err() == nil {
-			d.note(err)
+	for u := d.take(); !u.empty(); u = d.take() {
+		if !d.resting() {
+			d.note(d.tellPart(ctx, u))
 		}
 	}
 }
@@ -170,14 +165,12 @@ func (d *Directory) publish(ctx context.Context, rings []Account, where []*redis
 	return err
 }
 
-// withdraw removes this relay's presence, within two seconds.
+// withdraw removes this relay's presence.
 func (d *Directory) withdraw() {
 	d.mu.Lock()
 	maps.Copy(d.dirty, d.present)
 	clear(d.present)
 	clear(d.untold)
 	d.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	d.tell(ctx)
+	d.tell(context.Background())
 }

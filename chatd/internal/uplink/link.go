@@ -26,8 +26,8 @@ const (
 	maxPending = 4 << 20
 	// A connection that has gone is remembered for so long, and so many of
 	// them, for the doorbell of the operation that it left behind.
-	rememberFor = 60 * time.Second
-	maxGone     = 4096
+	rememberFor = 2 * time.Minute
+	maxGone     = 1 << 16
 )
 
 // Why a link ended.
@@ -155,7 +155,7 @@ func (s Stream) SendNow(f frame.Frame) {
 }
 
 // Leave tells the node that the client's connection has ended. heir takes what
-// still comes for it during the next minute.
+// still comes for it during the next two minutes.
 func (s Stream) Leave(heir Peer) {
 	l := s.link
 	l.mu.Lock()

@@ -1,0 +1,128 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/chatd/internal/clock"
+	"chatvault/protocol/frame"
+)
+
+func TestNamesAreResolvedAgain(t *testing.T) {
+	f := newFixture(t)
+	fake := clock.NewFake(time.Unix(1_700_000_000, 0))
+	vault := chatdtest.StartVault(t, f.pki, 1, VaultRole)
+	var mu sync.Mutex
+	var ips []string
+	var fault error
+	asked := make(chan struct{}, 100)
+	_, port, err := net.SplitHostPort(vault.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.start(func(c *Config) {
+		c.Vaults, c.Clock = []string{"vaults.internal:" + port}, fake
+		c.Resolve = func(_ context.Context, host string) ([]string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked <- struct{}{}
+			if host != "vaults.internal" {
+				t.Errorf("resolved %q", host)
+			}
+			return ips, fault
+		}
+	})
+	change := func(to []string, err error) {
+		mu.Lock()
+		ips, fault = to, err
+		mu.Unlock()
+		awaitTimer(t, fake, 1)
+		for len(asked) > 0 {
+			<-asked
+		}
+		for range resolveEvery / pingEvery {
+			fake.Advance(pingEvery)
+			if l := f.pool.Node(vault.Hello.Node); l != nil {
+				l.heard.Store(fake.Now().UnixNano()) // in fake time, the pong is late
+			}
+		}
+		<-asked
+	}
+	<-asked
+	change([]string{"127.0.0.1"}, nil)
+	if addr := <-f.up; addr != vault.Addr {
+		t.Errorf("dialled %s", addr)
+	}
+	link := f.pool.Pick()
+	change(nil, errors.New("no such host"))
+	if f.pool.Pick() != link {
+		t.Error("an outage of DNS cut a vault off")
+	}
+	change([]string{"127.0.0.2"}, nil)
+	awaitState(t, "the old address takes no new sessions", func() bool { return f.pool.Pick() == nil })
+	if f.pool.Node(vault.Hello.Node) != link {
+		t.Error("its sessions were cut off")
+	}
+}
+
+func TestTwoAddressesOfOneNode(t *testing.T) {
+	f := newFixture(t)
+	a, b := chatdtest.StartVault(t, f.pki, 1, VaultRole), chatdtest.StartVault(t, f.pki, 1, VaultRole)
+	f.start(func(c *Config) { c.Vaults = []string{a.Addr, b.Addr} })
+	first := <-f.up
+	if err := f.reason(); !errors.Is(err, errDuplicate) {
+		t.Errorf("the second one ended with %v", err)
+	}
+	if first == a.Addr {
+		a.Stop()
+	} else {
+		b.Stop()
+	}
+	if second := <-f.up; second == first {
+		t.Errorf("%s came back from the dead", second)
+	}
+}
+
+func TestLearnedAddresses(t *testing.T) {
+	f := newFixture(t)
+	vault := chatdtest.StartVault(t, f.pki, 2, VaultRole)
+	f.start(func(*Config) {})
+	awaitState(t, "the pool runs", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return f.pool.ctx != nil })
+	if l := f.pool.Learn(t.Context(), frame.NodeID{9}, vault.Addr); l != nil {
+		t.Error("a forged address led to another node, and it was taken for the one asked for")
+	}
+	l := f.pool.Learn(t.Context(), vault.Hello.Node, vault.Addr)
+	if l == nil || f.pool.Node(vault.Hello.Node) != l || f.pool.Pick() != nil {
+		t.Errorf("learned %p, node %p, picked %p", l, f.pool.Node(vault.Hello.Node), f.pool.Pick())
+	}
+	vault.Stop()
+	<-f.down
+	awaitState(t, "it is forgotten", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return len(f.pool.keepers) == 0 })
+	if l := f.pool.Learn(t.Context(), vault.Hello.Node, vault.Addr); l != nil {
+		t.Error("learned an address where nobody is")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if l := f.pool.Learn(ctx, vault.Hello.Node, vault.Addr); l != nil {
+		t.Error("learned after the caller had left")
+	}
+}
+
+func awaitState(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
