@@ -37,11 +37,12 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 			return ips, fault
 		}
 	})
-	change := func(to []string, err error) {
+	// timers: the resolver's, and the ping's once there is a link.
+	change := func(timers int, to []string, err error) {
 		mu.Lock()
 		ips, fault = to, err
 		mu.Unlock()
-		awaitTimer(t, fake, 1)
+		awaitTimer(t, fake, timers)
 		for len(asked) > 0 {
 			<-asked
 		}
@@ -54,16 +55,16 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 		<-asked
 	}
 	<-asked
-	change([]string{"127.0.0.1"}, nil)
+	change(1, []string{"127.0.0.1"}, nil)
 	if addr := <-f.up; addr != vault.Addr {
 		t.Errorf("dialled %s", addr)
 	}
 	link := f.pool.Pick()
-	change(nil, errors.New("no such host"))
+	change(2, nil, errors.New("no such host"))
 	if f.pool.Pick() != link {
 		t.Error("an outage of DNS cut a vault off")
 	}
-	change([]string{"127.0.0.2"}, nil)
+	change(2, []string{"127.0.0.2"}, nil)
 	awaitState(t, "the old address takes no new sessions", func() bool { return f.pool.Pick() == nil })
 	if f.pool.Node(vault.Hello.Node) != link {
 		t.Error("its sessions were cut off")
