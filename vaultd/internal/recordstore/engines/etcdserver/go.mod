@@ -1,4 +1,4 @@
-module chatvault/vaultd/internal/recordstore/engines/etcd
+module chatvault/vaultd/internal/recordstore/engines/etcdserver
 
 go 1.26.0
 

@@ -1,0 +1,60 @@
+package pgstore_test
+
+import (
+	"log/slog"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/recordstore/engines/postgres"
+	"chatvault/vaultd/internal/recordstore/pgstore"
+	"chatvault/vaultd/internal/recordstore/storetest"
+)
+
+var schemas atomic.Int64
+
+// fresh are the options of a store of its own on the server.
+func fresh(s *postgres.Server) pgstore.Options {
+	return pgstore.Options{
+		Spec: pgstore.Spec{
+			User: postgres.Role, Endpoints: []string{s.Endpoint()}, Database: postgres.Database,
+			Schema: "t" + strconv.FormatInt(schemas.Add(1), 10),
+		},
+		PasswordFile: s.PasswordFile,
+		Create:       true,
+		Log:          slog.New(slog.DiscardHandler),
+	}
+}
+
+func open(t *testing.T, o pgstore.Options) *pgstore.Store {
+	t.Helper()
+	s, err := pgstore.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestStore(t *testing.T) {
+	server := postgres.Start(t, postgres.Options{})
+	made := make(map[recordstore.Store]pgstore.Options)
+	storetest.Run(t, storetest.Maker{
+		New: func(t *testing.T) recordstore.Store {
+			o := fresh(server)
+			s := open(t, o)
+			o.Create = false
+			made[s] = o
+			return s
+		},
+		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, made[old])
+			made[s] = made[old]
+			return s
+		},
+	})
+}
