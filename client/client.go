@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"chatvault/client/internal/relay"
@@ -204,16 +205,17 @@ func (c *Client) Close() error {
 
 // auth answers the relay's HELLO with the ticket and a proof of the device key.
 func (c *Client) auth(host string) func(context.Context, frame.Hello, bool) (frame.Auth, time.Time, error) {
-	last := "" // the Link calls it from one goroutine at a time
+	// A connection that is being made and one that is renewed may both ask.
+	var last atomic.Pointer[string]
 	return func(ctx context.Context, hello frame.Hello, fresh bool) (frame.Auth, time.Time, error) {
-		if fresh {
-			c.tickets.ended(last)
+		if used := last.Load(); fresh && used != nil {
+			c.tickets.ended(*used)
 		}
 		t, _, due, err := c.tickets.get(ctx)
 		if err != nil {
 			return frame.Auth{}, due, err
 		}
-		last = t
+		last.Store(&t)
 		proof, err := ticket.SignRelayAuth(c.cfg.Device, hello.Nonce, host, ticket.Hash(t))
 		if err != nil {
 			return frame.Auth{}, due, err

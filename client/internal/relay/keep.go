@@ -19,6 +19,7 @@ type event struct {
 	parted  *frame.SessionID // to be closed
 }
 
+// tell never waits.
 func (c *conn) tell(e event) {
 	select {
 	case c.events <- e:
@@ -34,8 +35,7 @@ func (c *conn) keep(renewAt time.Time) {
 	renew := time.NewTimer(max(time.Until(renewAt), 0))
 	defer renew.Stop()
 	var leave <-chan time.Time
-	var next time.Time
-	fresh := false
+	next, fresh := renewAt, false
 	for {
 		select {
 		case <-c.done:
