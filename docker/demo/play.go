@@ -23,16 +23,16 @@ The stack runs until Ctrl-C, which removes everything.
 
   URL     %s
   pins    %s
-  ticket  %s (minted anew every %v)
+  ticket  %s (minted anew every %.0f minutes)
   logs    %s
 
 Try next, from another terminal:
 
   cd %s
   %s register --config phone.yaml
-  %[6]s backup ANY-FOLDER backup.cvb --config phone.yaml
-  %[6]s status --config phone.yaml
-`, w.stack.URL(), w.path("pins.json"), w.path(ticketOf(phone)), refresh, w.path("servers/*.log"), w.dir, ctl)
+  %[7]s backup ANY-FOLDER backup.cvb --config phone.yaml
+  %[7]s status --config phone.yaml
+`, w.stack.URL(), w.path("pins.json"), w.path(ticketOf(phone)), refresh.Minutes(), w.path("servers/*.log"), w.dir, ctl)
 	ticker := time.NewTicker(refresh)
 	defer ticker.Stop()
 	w.out = io.Discard
