@@ -59,11 +59,10 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 	case <-ctx.Done():
 		return o.wrap(ctx.Err())
 	}
-	begin, opened, faults := time.Now(), false, 0
+	begin, faults := time.Now(), 0
 	for {
 		err := o.open(ctx)
 		if err == nil {
-			opened = true // from now on there may be something to finish
 			err = do(ctx, o)
 		}
 		if o.s != nil {
@@ -77,7 +76,9 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 		if fault {
 			faults++
 		}
-		late := !opened && time.Since(begin) > o.patience()
+		// A phone without a network is told soon. Behind a relay that answers
+		// there may be a vault that is busy, and an attempt to finish.
+		late := !o.reached && time.Since(begin) > c.cfg.ConnectWait
 		if !again || faults > maxFaults || ctx.Err() != nil || late {
 			return o.wrap(err)
 		}
@@ -90,15 +91,6 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 			return o.wrap(err)
 		}
 	}
-}
-
-// patience is how long to try before the first vault session stands: a phone
-// without a network is told soon.
-func (o *operation) patience() time.Duration {
-	if o.reached {
-		return o.c.cfg.ConnectWait + 2*o.c.cfg.ReplyWait
-	}
-	return o.c.cfg.ConnectWait
 }
 
 // open makes a vault session and authorises it.
