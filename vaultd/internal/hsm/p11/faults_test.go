@@ -447,3 +447,73 @@ func TestDoubtIsSettledByTheCanary(t *testing.T) {
 		return nil
 	})
 }
+
+// A module that passed the probe and now says that it lacks something is met
+// like any other fault; only when it stays so it is unfit.
+func TestUnfitAfterOpen(t *testing.T) {
+	token := provisioned(t)
+	s := &shim{}
+	m, err := openShimmed(t, Config{URI: token.URI}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluate := hsmtest.Operations(t, m)[0]
+	for _, code := range []uint{pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_MECHANISM_INVALID} {
+		times := 0
+		s.on(func(call string, _ pkcs11.SessionHandle) error {
+			if call == "DeriveKey" && times > 0 {
+				times--
+				return pkcs11.Error(code)
+			}
+			return nil
+		})
+		times = 1
+		if err := evaluate.Run(t.Context()); err != nil {
+			t.Errorf("%v once: %v", pkcs11.Error(code), err)
+		}
+		times = 1000
+		if err := evaluate.Run(t.Context()); !errors.Is(err, hsm.ErrUnfit) {
+			t.Errorf("%v always: %v, want ErrUnfit", pkcs11.Error(code), err)
+		}
+		s.on(nil)
+	}
+}
+
+// A module that computes wrongly is asked again; a second wrong result is
+// refused and never given out.
+func TestWrongResults(t *testing.T) {
+	token := provisioned(t)
+	s := &shim{}
+	m, err := openShimmed(t, Config{URI: token.URI}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, operation := range hsmtest.Operations(t, m) {
+		size := map[string]int{"Evaluate": hsm.ShareSize, "DH": hsm.ShareSize, "Sign": hsm.SignatureSize}[operation.Name]
+		if size == 0 {
+			continue
+		}
+		times := 0
+		s.result = func(out []byte) {
+			if size == hsm.ShareSize && string(out) == string(m.identity.canary[:]) {
+				return // the canary has the size of a share
+			}
+			if len(out) == size && times > 0 {
+				times--
+				out[len(out)-1] ^= 1
+			}
+		}
+		times = 1
+		if err := operation.Run(t.Context()); err != nil {
+			t.Errorf("%s, wrong once: %v", operation.Name, err)
+		}
+		times = 1000
+		if err := operation.Run(t.Context()); !errors.Is(err, hsm.ErrIntegrity) {
+			t.Errorf("%s, wrong always: %v, want ErrIntegrity", operation.Name, err)
+		}
+		if times == 1000 {
+			t.Errorf("%s: nothing was spoilt", operation.Name)
+		}
+		s.result = nil
+	}
+}

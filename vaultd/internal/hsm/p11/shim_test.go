@@ -21,6 +21,9 @@ type shim struct {
 	// generated sees every key that was made, and may hide it; nil does not.
 	generated func(pkcs11.SessionHandle, attributes) error
 
+	// result may spoil what Sign and GetAttributeValue return; nil does not.
+	result func([]byte)
+
 	// What may be changed on its way; nil changes nothing.
 	tokenInfo func(*pkcs11.TokenInfo)
 	generate  func(attributes) attributes
@@ -139,7 +142,11 @@ func (s *shim) GetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, 
 	if err := s.ask("GetAttributeValue", h); err != nil {
 		return nil, err
 	}
-	return s.cryptoki.GetAttributeValue(h, o, a)
+	got, err := s.cryptoki.GetAttributeValue(h, o, a)
+	if err == nil && s.result != nil && a[0].Type == pkcs11.CKA_VALUE {
+		s.result(got[0].Value)
+	}
+	return got, err
 }
 
 func (s *shim) SetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) error {
@@ -253,5 +260,9 @@ func (s *shim) Sign(h pkcs11.SessionHandle, b []byte) ([]byte, error) {
 	if err := s.ask("Sign", h); err != nil {
 		return nil, err
 	}
-	return s.cryptoki.Sign(h, b)
+	out, err := s.cryptoki.Sign(h, b)
+	if s.result != nil {
+		s.result(out)
+	}
+	return out, err
 }
