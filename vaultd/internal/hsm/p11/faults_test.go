@@ -477,6 +477,26 @@ func TestUnfitAfterOpen(t *testing.T) {
 		}
 		s.on(nil)
 	}
+
+	// An unwrapped key that seems readable, and cannot be tightened.
+	loose := true
+	s.result = func(out []byte) {
+		if len(out) == 1 && loose {
+			out[0] = 0
+		}
+	}
+	s.on(func(call string, _ pkcs11.SessionHandle) error {
+		if call == "SetAttributeValue" {
+			loose = false
+			return pkcs11.Error(pkcs11.CKR_ATTRIBUTE_READ_ONLY)
+		}
+		return nil
+	})
+	if err := evaluate.Run(t.Context()); err != nil || loose {
+		t.Errorf("an unwrapped key that seemed readable once: %v", err)
+	}
+	s.on(nil)
+	s.result = nil
 }
 
 // A module that computes wrongly is asked again; a second wrong result is

@@ -21,7 +21,8 @@ type shim struct {
 	// generated sees every key that was made, and may hide it; nil does not.
 	generated func(pkcs11.SessionHandle, attributes) error
 
-	// result may spoil what Sign and GetAttributeValue return; nil does not.
+	// result may spoil signatures, values and SENSITIVE as they are read; nil
+	// does not.
 	result func([]byte)
 
 	// What may be changed on its way; nil changes nothing.
@@ -143,7 +144,7 @@ func (s *shim) GetAttributeValue(h pkcs11.SessionHandle, o pkcs11.ObjectHandle, 
 		return nil, err
 	}
 	got, err := s.cryptoki.GetAttributeValue(h, o, a)
-	if err == nil && s.result != nil && a[0].Type == pkcs11.CKA_VALUE {
+	if err == nil && s.result != nil && (a[0].Type == pkcs11.CKA_VALUE || a[0].Type == pkcs11.CKA_SENSITIVE) {
 		s.result(got[0].Value)
 	}
 	return got, err
