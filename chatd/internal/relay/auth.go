@@ -115,8 +115,9 @@ func (c *conn) accept(v ticket.Verified) {
 	c.identity, c.expires = id, v.Expires
 	c.mu.Unlock()
 	c.relay.Counts.Add("authenticated")
-	c.sendReady(v.Expires)
-	c.relay.enter(c, id.account)
+	if !c.relay.enter(c, id.account, c.ready(v.Expires)) {
+		c.end(slowConsumer)
+	}
 	c.tick()
 }
 
@@ -132,14 +133,14 @@ func (c *conn) extend(v ticket.Verified) frame.Status {
 	}
 	expires := c.expires
 	c.mu.Unlock()
-	c.sendReady(expires)
+	c.sendFrame(c.ready(expires))
 	c.tick()
 	return frame.OK
 }
 
-func (c *conn) sendReady(expires time.Time) {
-	c.sendFrame(frame.Ready{
+func (c *conn) ready(expires time.Time) frame.Ready {
+	return frame.Ready{
 		TicketEnds: uint64(max(expires.Unix(), 0)),
 		PingMillis: millis(c.relay.cfg.Ping),
-	})
+	}
 }

@@ -142,8 +142,10 @@ func (r *Relay) add(c *conn) bool {
 	return true
 }
 
-// enter adds an authenticated connection to its account.
-func (r *Relay) enter(c *conn, a route.Account) {
+// enter adds an authenticated connection to its account and queues READY, both
+// at once: a doorbell that rings after READY reaches it, and none before. It
+// reports false when the queue is full.
+func (r *Relay) enter(c *conn, a route.Account, ready frame.Ready) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.accounts[a] == nil {
@@ -152,6 +154,7 @@ func (r *Relay) enter(c *conn, a route.Account) {
 		r.Directory.Present(a)
 	}
 	r.accounts[a][c] = struct{}{}
+	return c.out.sendFrame(ready)
 }
 
 // leave forgets a connection.
