@@ -2,7 +2,9 @@ package pgstore_test
 
 import (
 	"log/slog"
+	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -13,6 +15,30 @@ import (
 )
 
 var schemas atomic.Int64
+
+// The server of all tests that leave it in peace.
+var (
+	sharedOnce   sync.Once
+	sharedServer *postgres.Server
+	errShared    error
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if sharedServer != nil {
+		sharedServer.Close()
+	}
+	os.Exit(code)
+}
+
+func shared(t *testing.T) *postgres.Server {
+	t.Helper()
+	sharedOnce.Do(func() { sharedServer, errShared = postgres.New(postgres.Options{}) })
+	if errShared != nil {
+		t.Fatal(errShared)
+	}
+	return sharedServer
+}
 
 // fresh are the options of a store of its own on the server.
 func fresh(s *postgres.Server) pgstore.Options {
@@ -38,7 +64,7 @@ func open(t *testing.T, o pgstore.Options) *pgstore.Store {
 }
 
 func TestStore(t *testing.T) {
-	server := postgres.Start(t, postgres.Options{})
+	server := shared(t)
 	made := make(map[recordstore.Store]pgstore.Options)
 	storetest.Run(t, storetest.Maker{
 		New: func(t *testing.T) recordstore.Store {
