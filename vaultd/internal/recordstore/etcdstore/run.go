@@ -23,10 +23,16 @@ const (
 // only reads, after any failure. maybe = it was sent, and what became of it is
 // not known.
 func (s *Store) run(ctx context.Context, t txn) (resp *clientv3.TxnResponse, maybe bool, err error) {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	for {
 		for _, m := range s.byTrust() {
+			// A swap that was refused so far stays so, rather than be sent when
+			// there is hardly time for an answer.
+			if t.writes && err != nil && time.Since(began) > 2*s.timeout/3 {
+				return nil, false, err
+			}
 			var sent bool
 			resp, sent, err = m.try(ctx, t)
 			if err == nil {

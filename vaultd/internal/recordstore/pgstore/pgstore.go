@@ -369,7 +369,8 @@ func (s *Store) Position(ctx context.Context) (uint64, error) {
 func (s *Store) StoreID() recordstore.StoreID { return *s.id.Load() }
 
 // Close implements recordstore.Store. It waits for calls under way, at most their
-// timeout. A second Close does nothing.
+// timeout, and up to 15 s for connections on which a call has timed out. A second
+// Close does nothing.
 func (s *Store) Close() error {
 	s.closing.Lock()
 	defer s.closing.Unlock()

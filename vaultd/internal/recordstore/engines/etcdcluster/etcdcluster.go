@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"chatvault/vaultd/internal/recordstore/engines/proc"
+	"chatvault/vaultd/internal/recordstore/remote"
 )
 
 // Options of New. The zero value is good.
@@ -39,6 +41,10 @@ type Options struct {
 	// it listens: through a proxy that delays or cuts. Nil: directly.
 	PeerURL func(i int, listens string) string
 
+	// TLS, with all three files, has members ask clients for a certificate of the
+	// CA. The same certificate serves members and this package's own questions.
+	TLS remote.TLS
+
 	// Wrap puts a command around a member's: nsenter, strace. Nil: none.
 	Wrap func(i int, argv []string) []string
 }
@@ -56,6 +62,8 @@ type Member struct {
 	name   string
 	argv   []string
 	client string // host:port
+	url    string // the same with its scheme
+	tls    remote.TLS
 	proc   *proc.Process
 }
 
@@ -149,18 +157,24 @@ func (c *Cluster) layOut(binary string, ports []int, o Options) {
 			dir = o.Dir(i)
 		}
 		client := host(o, i) + ":" + strconv.Itoa(ports[2*i])
+		url := "http://" + client
 		_, advertised, _ := strings.Cut(all[i], "=")
+		var secure []string
+		if o.TLS.CA != "" {
+			url = "https://" + client
+			secure = []string{"--client-cert-auth", "--trusted-ca-file", o.TLS.CA, "--cert-file", o.TLS.Cert, "--key-file", o.TLS.Key}
+		}
 		argv := append([]string{
 			binary, "--name", "m" + strconv.Itoa(i), "--data-dir", dir,
-			"--listen-client-urls", "http://" + client, "--advertise-client-urls", "http://" + client,
+			"--listen-client-urls", url, "--advertise-client-urls", url,
 			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", advertised,
 			"--initial-cluster", strings.Join(all, ","), "--initial-cluster-token", filepath.Base(c.dir),
 			"--log-level", "warn",
-		}, o.Args...)
+		}, slices.Concat(secure, o.Args)...)
 		if o.Wrap != nil {
 			argv = o.Wrap(i, argv)
 		}
-		c.Members = append(c.Members, &Member{name: "etcd m" + strconv.Itoa(i), argv: argv, client: client})
+		c.Members = append(c.Members, &Member{name: "etcd m" + strconv.Itoa(i), argv: argv, client: client, url: url, tls: o.TLS})
 	}
 }
 
@@ -197,7 +211,7 @@ func (c *Cluster) Leader() (int, error) {
 	votes := make(map[uint64]int)
 	for i, m := range c.Members {
 		err := m.ask(func(ctx context.Context, client *clientv3.Client) error {
-			s, err := client.Status(ctx, m.client)
+			s, err := client.Status(ctx, m.url)
 			if err == nil {
 				ids[s.Header.MemberId] = i
 				votes[s.Leader]++
@@ -228,7 +242,11 @@ func (c *Cluster) Close() {
 
 // ask gives f a client of this member alone, and a second.
 func (m *Member) ask(f func(context.Context, *clientv3.Client) error) error {
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://" + m.client}, Logger: zap.NewNop()})
+	config, err := m.tls.Config("")
+	if err != nil {
+		return err
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{m.url}, TLS: config, Logger: zap.NewNop()})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,9 @@ const (
 type Options struct {
 	// Args are added to the server's command line: "-c", "name=value".
 	Args []string
+	// Cert and Key (PEM) make the server accept nothing but TLS from Role, and CA
+	// has it ask for a client certificate named like it.
+	Cert, Key, CA string
 	// Wrap puts a command around the server's: strace. Nil: none.
 	Wrap func(argv []string) []string
 	// Dir holds the data; it must exist and belong to ServerUser. Empty: temporary.
@@ -174,8 +177,14 @@ func prepare(o Options) (*Server, error) {
 // writeConfig says what a server that is copied must not inherit, and what tests
 // and replication need.
 func (s *Server) writeConfig() error {
-	hba := "local all all trust\nlocal replication all trust\nhost all postgres 127.0.0.1/32 trust\n" +
-		"host replication postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+	others, tls, err := "host all all 127.0.0.1/32 scram-sha-256\n", "", error(nil)
+	if s.options.Cert != "" {
+		others = "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n"
+		if tls, err = s.copyTLS(); err != nil {
+			return err
+		}
+	}
+	hba := "local all all trust\nlocal replication all trust\n" + others
 	if err := os.WriteFile(filepath.Join(s.data, "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return err
 	}
@@ -183,8 +192,29 @@ func (s *Server) writeConfig() error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString("\nlisten_addresses = '127.0.0.1'\nmax_connections = 200\nwal_level = replica\nmax_wal_senders = 10\nhot_standby = on\n")
+	_, err = f.WriteString("\nlisten_addresses = '127.0.0.1'\nmax_connections = 200\nwal_level = replica\nmax_wal_senders = 10\nhot_standby = on\n" + tls)
 	return errors.Join(err, f.Close())
+}
+
+// copyTLS puts the files of TLS where the server's user can read them.
+func (s *Server) copyTLS() (config string, err error) {
+	for name, from := range map[string]string{"ssl_cert_file": s.options.Cert, "ssl_key_file": s.options.Key, "ssl_ca_file": s.options.CA} {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return "", err
+		}
+		to := filepath.Join(s.dir, name)
+		if err := os.WriteFile(to, b, 0o600); err != nil {
+			return "", err
+		}
+		if s.cred != nil {
+			if err := os.Chown(to, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
+				return "", err
+			}
+		}
+		config += name + " = '" + to + "'\n"
+	}
+	return "ssl = on\n" + config, nil
 }
 
 // tool runs one of PostgreSQL's programs to its end.
