@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"context"
 	"errors"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -67,12 +66,3 @@ func hopeless(err error) bool {
 
 // errNotSendable: the files of TLS or the password cannot be used.
 var errNotSendable = errors.New("cannot make a client")
-
-// overError is what a caller gets whose call was not done in time: its context's
-// own error if that has ended, else ErrUnavailable.
-func overError(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return ErrUnavailable
-}

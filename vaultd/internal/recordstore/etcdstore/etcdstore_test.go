@@ -2,10 +2,11 @@ package etcdstore_test
 
 import (
 	"log/slog"
+	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
@@ -14,6 +15,30 @@ import (
 )
 
 var prefixes atomic.Int64
+
+// The single member of all tests that leave it in peace.
+var (
+	singleOnce    sync.Once
+	singleCluster *etcdcluster.Cluster
+	errSingle     error
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if singleCluster != nil {
+		singleCluster.Close()
+	}
+	os.Exit(code)
+}
+
+func single(t *testing.T) *etcdcluster.Cluster {
+	t.Helper()
+	singleOnce.Do(func() { singleCluster, errSingle = etcdcluster.New(1, etcdcluster.Options{}) })
+	if errSingle != nil {
+		t.Fatal(errSingle)
+	}
+	return singleCluster
+}
 
 // fresh are the options of a store of its own in the cluster.
 func fresh(c *etcdcluster.Cluster) etcdstore.Options {
@@ -35,29 +60,27 @@ func open(t *testing.T, o etcdstore.Options) *etcdstore.Store {
 }
 
 func TestStore(t *testing.T) {
-	for _, n := range []int{1, 3} {
-		t.Run(strconv.Itoa(n), func(t *testing.T) {
-			started := time.Now()
-			cluster := etcdcluster.Start(t, n, etcdcluster.Options{})
-			t.Logf("%d members up in %s", n, time.Since(started).Round(time.Millisecond))
-			made := make(map[recordstore.Store]etcdstore.Options)
-			storetest.Run(t, storetest.Maker{
-				New: func(t *testing.T) recordstore.Store {
-					o := fresh(cluster)
-					s := open(t, o)
-					o.Create = false
-					made[s] = o
-					return s
-				},
-				Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
-					if err := old.Close(); err != nil {
-						t.Fatal(err)
-					}
-					s := open(t, made[old])
-					made[s] = made[old]
-					return s
-				},
-			})
-		})
-	}
+	t.Run("1", func(t *testing.T) { suite(t, single(t)) })
+	t.Run("3", func(t *testing.T) { suite(t, etcdcluster.Start(t, 3, etcdcluster.Options{})) })
+}
+
+func suite(t *testing.T, cluster *etcdcluster.Cluster) {
+	made := make(map[recordstore.Store]etcdstore.Options)
+	storetest.Run(t, storetest.Maker{
+		New: func(t *testing.T) recordstore.Store {
+			o := fresh(cluster)
+			s := open(t, o)
+			o.Create = false
+			made[s] = o
+			return s
+		},
+		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, made[old])
+			made[s] = made[old]
+			return s
+		},
+	})
 }

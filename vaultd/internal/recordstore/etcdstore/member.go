@@ -30,9 +30,15 @@ type member struct {
 
 	suspect atomic.Bool // it failed; a prober is at work, others are asked first
 
-	lock   chan struct{}    // holds one token while client is free
-	client *clientv3.Client // guarded by lock; nil: not made yet
-	kv     clientv3.KV      // guarded by lock
+	lock chan struct{} // holds one token while nobody makes the link
+	link atomic.Pointer[link]
+}
+
+// link is a client and what is made of it.
+type link struct {
+	client *clientv3.Client
+	conn   *grpc.ClientConn
+	kv     clientv3.KV
 }
 
 func newMember(ctx context.Context, endpoint string, o Options, timeout time.Duration) *member {
@@ -50,25 +56,49 @@ const (
 	reconnectAtMost  = time.Second // gRPC's default is 2 minutes
 )
 
-// get returns the member's client, connected. It is made at the first use, because
-// clientv3 logs in while it makes one: a member that is down would keep vaultd
-// from starting.
-func (m *member) get(ctx context.Context) (*clientv3.Client, clientv3.KV, error) {
+// get returns the member's client, connected, or tries to connect it until the
+// deadline, or for a third of the timeout.
+func (m *member) get(ctx context.Context, deadline time.Time) (*link, error) {
+	if l := m.link.Load(); l != nil && l.conn.GetState() == connectivity.Ready {
+		return l, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, m.third(deadline))
+	defer cancel()
+	l, err := m.made(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l, ready(ctx, l.conn)
+}
+
+// third is when a third of the timeout will be over, or the deadline.
+func (m *member) third(deadline time.Time) time.Time {
+	if t := time.Now().Add(m.timeout / 3); t.Before(deadline) {
+		return t
+	}
+	return deadline
+}
+
+// made returns the member's client. It is made at the first use, because clientv3
+// logs in while it makes one: a member that is down would keep vaultd from starting.
+func (m *member) made(ctx context.Context) (*link, error) {
 	select {
 	case <-m.lock:
 	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+		return nil, ctx.Err()
 	}
 	defer func() { m.lock <- struct{}{} }()
-	if m.client == nil {
-		c, err := m.dial()
-		if err != nil {
-			return nil, nil, err
-		}
-		m.client = c
-		m.kv = clientv3.NewKVFromKVClient(failFast{pb.NewKVClient(c.ActiveConnection())}, c)
+	if l := m.link.Load(); l != nil {
+		return l, nil
 	}
-	return m.client, m.kv, ready(ctx, m.client.ActiveConnection())
+	c, err := m.dial()
+	if err != nil {
+		return nil, err
+	}
+	conn := c.ActiveConnection()
+	l := &link{client: c, conn: conn, kv: clientv3.NewKVFromKVClient(failFast{pb.NewKVClient(conn)}, c)}
+	m.link.Store(l)
+	return l, nil
 }
 
 func (m *member) dial() (*clientv3.Client, error) {
@@ -130,8 +160,8 @@ func ready(ctx context.Context, conn *grpc.ClientConn) error {
 // close ends the member's client. No call is under way.
 func (m *member) close() {
 	<-m.lock
-	if m.client != nil {
-		m.client.Close() // always an error: that its context has ended
+	if l := m.link.Load(); l != nil {
+		l.client.Close() // always an error: that its context has ended
 	}
 }
 
@@ -150,23 +180,23 @@ type txn struct {
 	writes      bool
 }
 
-// try sends a transaction to a member, once. sent = it may have got there.
-func (m *member) try(ctx context.Context, t txn) (resp *clientv3.TxnResponse, sent bool, err error) {
-	third := m.timeout / 3
-	get, cancel := context.WithTimeout(ctx, third)
-	_, kv, err := m.get(get)
-	cancel()
+// try sends a transaction to a member, once, and waits for the answer until the
+// deadline, or, as a read can be repeated, for a third of the timeout.
+// sent = it may have got there.
+func (m *member) try(ctx context.Context, deadline time.Time, t txn) (resp *clientv3.TxnResponse, sent bool, err error) {
+	l, err := m.get(ctx, deadline)
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", m.endpoint, err)
 	}
 	if !t.writes {
-		ctx, cancel = context.WithTimeout(ctx, third)
-		defer cancel()
+		deadline = m.third(deadline)
 	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	var flag atomic.Bool
 	// A member without a leader says so at once.
 	ctx = clientv3.WithRequireLeader(context.WithValue(ctx, sentKey{}, &flag))
-	resp, err = kv.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.other...).Commit()
+	resp, err = l.kv.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.other...).Commit()
 	if err != nil {
 		return nil, flag.Load(), fmt.Errorf("%s: %w", m.endpoint, err)
 	}

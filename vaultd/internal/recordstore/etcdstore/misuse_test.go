@@ -26,7 +26,7 @@ func byHand(t *testing.T, c *etcdcluster.Cluster) *clientv3.Client {
 }
 
 func TestNoStoreAndOtherStore(t *testing.T) {
-	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{})
+	cluster := single(t)
 	hand := byHand(t, cluster)
 	o := fresh(cluster)
 	o.Create = false
@@ -58,7 +58,7 @@ func TestNoStoreAndOtherStore(t *testing.T) {
 }
 
 func TestWhatOthersWroteIsRefused(t *testing.T) {
-	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{})
+	cluster := single(t)
 	hand := byHand(t, cluster)
 	o := fresh(cluster)
 	s := open(t, o)
@@ -94,7 +94,7 @@ func TestWhatOthersWroteIsRefused(t *testing.T) {
 }
 
 func TestManyMakeOneStore(t *testing.T) {
-	o := fresh(etcdcluster.Start(t, 1, etcdcluster.Options{}))
+	o := fresh(single(t))
 	var wg sync.WaitGroup
 	var ids [8]recordstore.StoreID
 	for i := range ids {

@@ -2,7 +2,6 @@ package etcdstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,8 +23,7 @@ const (
 // not known.
 func (s *Store) run(ctx context.Context, t txn) (resp *clientv3.TxnResponse, maybe bool, err error) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
+	deadline := began.Add(s.timeout)
 	for {
 		for _, m := range s.byTrust() {
 			// A swap that was refused so far stays so, rather than be sent when
@@ -34,13 +32,13 @@ func (s *Store) run(ctx context.Context, t txn) (resp *clientv3.TxnResponse, may
 				return nil, false, err
 			}
 			var sent bool
-			resp, sent, err = m.try(ctx, t)
+			resp, sent, err = m.try(ctx, deadline, t)
 			if err == nil {
 				return resp, false, nil
 			}
 			maybe := t.writes && sent && !refused(err)
-			over := maybe || hopeless(err) || ctx.Err() != nil
-			if faulty(err) {
+			over := maybe || hopeless(err) || ctx.Err() != nil || !time.Now().Before(deadline)
+			if ctx.Err() == nil && faulty(err) {
 				s.distrust(m)
 			}
 			if over {
@@ -78,6 +76,9 @@ func (s *Store) explain(ctx context.Context, what string, err error) error {
 
 // byTrust is the members that work, nearest first, then the others.
 func (s *Store) byTrust() []*member {
+	if !slices.ContainsFunc(s.members, func(m *member) bool { return m.suspect.Load() }) {
+		return s.members
+	}
 	order := slices.Clone(s.members)
 	slices.SortStableFunc(order, func(a, b *member) int {
 		return btoi(a.suspect.Load()) - btoi(b.suspect.Load())
@@ -92,10 +93,10 @@ func btoi(b bool) int {
 	return 0
 }
 
-// faulty says whether a failure tells against the member. That a caller gave up
-// does not, nor does what any other member would have answered.
+// faulty says whether a failure tells against the member: not if any other would
+// have answered the same.
 func faulty(err error) bool {
-	return !errors.Is(err, context.Canceled) && !hopeless(err) && !isAny(err, []error{
+	return !hopeless(err) && !isAny(err, []error{
 		rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty, rpctypes.ErrNoSpace,
 	})
 }
@@ -114,7 +115,7 @@ func (s *Store) distrust(m *member) {
 			case <-s.ctx.Done():
 				return
 			}
-			if _, _, err := m.try(s.ctx, t); err == nil {
+			if _, _, err := m.try(s.ctx, time.Now().Add(s.timeout), t); err == nil {
 				m.suspect.Store(false)
 				return
 			}

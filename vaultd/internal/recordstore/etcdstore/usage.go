@@ -93,11 +93,11 @@ func (s *Store) checkUsage() {
 func (s *Store) checkMember(m *member) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout/3)
 	defer cancel()
-	c, _, err := m.get(ctx)
+	l, err := m.get(ctx, time.Now().Add(s.timeout))
 	if err != nil {
 		return
 	}
-	status, err := pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+	status, err := pb.NewMaintenanceClient(l.conn).Status(ctx, &pb.StatusRequest{})
 	if err != nil {
 		return
 	}
@@ -123,11 +123,11 @@ func (s *Store) checkMember(m *member) {
 func (s *Store) alarmed(m *member) (bool, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout/3)
 	defer cancel()
-	c, _, err := m.get(ctx)
+	l, err := m.get(ctx, time.Now().Add(s.timeout))
 	if err != nil {
 		return false, err
 	}
-	alarms, err := pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(ctx, &pb.AlarmRequest{
+	alarms, err := pb.NewMaintenanceClient(l.conn).Alarm(ctx, &pb.AlarmRequest{
 		Action: pb.AlarmRequest_GET, Alarm: pb.AlarmType_NOSPACE,
 	})
 	if err != nil {
