@@ -193,14 +193,20 @@ func (m *member) try(ctx context.Context, deadline time.Time, t txn) (resp *clie
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	resp, sent, err = l.send(ctx, t)
+	if err != nil {
+		return nil, sent, fmt.Errorf("%s: %w", m.endpoint, err)
+	}
+	return resp, true, nil
+}
+
+// send sends a transaction, if there is a connection. sent = it may have got there.
+func (l *link) send(ctx context.Context, t txn) (resp *clientv3.TxnResponse, sent bool, err error) {
 	var flag atomic.Bool
 	// A member without a leader says so at once.
 	ctx = clientv3.WithRequireLeader(context.WithValue(ctx, sentKey{}, &flag))
 	resp, err = l.kv.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.other...).Commit()
-	if err != nil {
-		return nil, flag.Load(), fmt.Errorf("%s: %w", m.endpoint, err)
-	}
-	return resp, true, nil
+	return resp, flag.Load(), err
 }
 
 // sentHandler notes when the header of a request goes out: before it nothing of the
