@@ -94,6 +94,15 @@ func Restore(r *record.Record, a Attempt, generation, charge uint64, now time.Ti
 	if r.Generation != generation {
 		return refuse(frame.Conflict)
 	}
+	// The same element may have been charged anew since, after an earlier
+	// success of it. It is right there too: were that charge left standing
+	// without its entry, ten late verdicts would destroy a key for which nobody
+	// ever typed a wrong password.
+	for _, e := range r.Entries {
+		if e.Attempt == a.ID {
+			charge = max(charge, e.Charge)
+		}
+	}
 	r.Base = max(r.Base, charge)
 	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID })
 	// A20: the record follows the person to the device that knew the password;
