@@ -78,7 +78,7 @@ func (o *operation) attempt(ctx context.Context, pw password.Password) (BackupKe
 	if err != nil {
 		return BackupKey{}, none, err
 	}
-	started, err := o.sendKE1(ctx, ke1)
+	started, err := o.sendKE1(ctx, ke1, release)
 	if err != nil {
 		return BackupKey{}, none, err
 	}
@@ -112,14 +112,19 @@ func (o *operation) attempt(ctx context.Context, pw password.Password) (BackupKe
 // attempt. Parameters below the bounds would make the password cheap to guess
 // for whoever steals the records.
 func (o *operation) reserve() (release func(), err error) {
-	if o.status.State != StateLive {
-		return func() {}, nil
-	}
-	release, err = o.status.KSF.Reserve()
+	release, err = o.ksf().Reserve()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	return release, nil
+}
+
+// ksf is the record's KSF, or the usual one where no record is live.
+func (o *operation) ksf() KSF {
+	if o.status.State != StateLive {
+		return opaque.DefaultArgon2id
+	}
+	return o.status.KSF
 }
 
 // blind returns the blind of the attempt without a verdict, or a new one, which
@@ -153,12 +158,17 @@ func (o *operation) verdictReached() error {
 }
 
 // sendKE1 returns KE2. A refusal is followed by an abort, so that it looks like
-// every other attempt from outside.
-func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1) (vaultmsg.RecoverStarted, error) {
+// every other attempt from outside: and not before the time that the KSF takes,
+// or the relay would see from the pause who has nothing to recover (A11).
+func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1, release func()) (vaultmsg.RecoverStarted, error) {
 	body, err := o.call(ctx, vaultmsg.RecoverStart{KE1: [opaque.KE1Size]byte(ke1.Bytes())})
 	if refused, ok := errors.AsType[*Error](err); ok {
 		switch refused.Code {
 		case frame.Locked, frame.NotRegistered, frame.Destroyed, frame.Paced:
+			release()
+			if _, err := o.ksf().KSF()(make([]byte, opaque.Nh)); err != nil {
+				return vaultmsg.RecoverStarted{}, err
+			}
 			if _, err := o.s.Call(ctx, vaultmsg.Abort{}); err != nil {
 				o.c.cfg.Logger.Debug("abort after a refusal failed", "error", err)
 			}

@@ -306,14 +306,16 @@ func TestRecoveriesLookAlike(t *testing.T) {
 	}
 	shapes := map[string][]string{}
 	times := map[string][]time.Duration{}
+	pauses := map[string][]time.Duration{}
 	for range rounds {
 		for _, k := range kinds {
-			shape, took, err := h.recorded(t, k.sub)
+			shape, took, pause, err := h.recorded(t, k.sub)
 			if !errors.Is(err, k.want) {
 				t.Fatalf("%s: %v", k.name, err)
 			}
 			shapes[k.name] = append(shapes[k.name], shape)
 			times[k.name] = append(times[k.name], took...)
+			pauses[k.name] = append(pauses[k.name], pause)
 			bells[k.name].rung(1)
 			if k.sub == "wrong" { // it shall have ten attempts again
 				if _, err := h.phone(k.sub).Recover(t.Context(), password("1234")); err != nil {
@@ -343,6 +345,13 @@ func TestRecoveriesLookAlike(t *testing.T) {
 	}
 	t.Logf("each recovery:\n%s", shapes["right"][0])
 	for _, k := range kinds {
+		// A refused attempt is not aborted faster than the KSF could have run.
+		p, right := pauses[k.name], slices.Min(pauses["right"])
+		if least := slices.Min(p); least < right/3 {
+			t.Errorf("%s: the phone's third request comes after %v, with the right password after %v at least", k.name, least, right)
+		}
+		slices.Sort(p)
+		t.Logf("%-14s the phone's pause before exchange 3: %v (least), %v (median)", k.name, p[0].Round(time.Millisecond), p[len(p)/2].Round(time.Millisecond))
 		d := times[k.name] // of the exchanges 1, 2, 3, in turn
 		for n := range 3 {
 			var at []time.Duration
@@ -368,13 +377,14 @@ func (h *house) burnAll(t *testing.T, sub string, n int) {
 }
 
 // recorded is one recovery of a new phone as the relay sees it: every frame but
-// the pings, and how long the vault took to answer each exchange. "wrong" types
+// the pings, how long the vault took to answer each exchange, and how long the
+// phone paused before the third. "wrong" types
 // the wrong password.
-func (h *house) recorded(t *testing.T, sub string) (shape string, took []time.Duration, err error) {
+func (h *house) recorded(t *testing.T, sub string) (shape string, took []time.Duration, pause time.Duration, err error) {
 	t.Helper()
 	var mu sync.Mutex
 	var lines []string
-	var asked time.Time
+	var asked, answered time.Time
 	h.relay.lies(func(d direction, f frame.Frame) verdict {
 		mu.Lock()
 		defer mu.Unlock()
@@ -384,9 +394,12 @@ func (h *house) recorded(t *testing.T, sub string) (shape string, took []time.Du
 			line = fmt.Sprintf("%s DATA %d, %d bytes", [...]string{"to the vault", "to the phone"}[d], data.Sequence, len(f.Append(nil)))
 			switch {
 			case data.Sequence > 0 && d == toVault:
-				asked = time.Now()
+				if asked = time.Now(); data.Sequence == 3 {
+					pause = asked.Sub(answered)
+				}
 			case data.Sequence > 0:
-				took = append(took, time.Since(asked))
+				answered = time.Now()
+				took = append(took, answered.Sub(asked))
 			}
 		}
 		switch what {
@@ -407,5 +420,5 @@ func (h *house) recorded(t *testing.T, sub string) (shape string, took []time.Du
 	h.relay.lies(nil)
 	mu.Lock()
 	defer mu.Unlock()
-	return strings.Join(lines, "\n"), took, err
+	return strings.Join(lines, "\n"), took, pause, err
 }
