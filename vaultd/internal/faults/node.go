@@ -1,0 +1,147 @@
+package faults
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"chatvault/protocol/frame"
+	"chatvault/protocol/vaultmsg"
+	"chatvault/vaultd/internal/record"
+	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/rules"
+)
+
+// Rules are the rules that a node goes by: the vault's, or in a negative control
+// broken ones.
+type Rules struct {
+	Charge  func(*record.Record, rules.Attempt, time.Time, rules.Params) (uint64, rules.Verdict)
+	Restore func(r *record.Record, a rules.Attempt, generation, charge uint64, now time.Time) rules.Verdict
+}
+
+// Vault is the rules that the vault has.
+func Vault() Rules { return Rules{Charge: rules.Charge, Restore: rules.Restore} }
+
+// Local is a node in this process.
+type Local struct {
+	Store recordstore.Store
+	Rules Rules
+}
+
+var _ Node = (*Local)(nil)
+
+// params are without pacing: it would stop thieves here, and what is tested is
+// the counter behind it. Nothing here lasts for a day, so that an open attempt
+// keeps a record alive.
+func params() rules.Params {
+	p := rules.Defaults()
+	p.Pacing = false
+	return p
+}
+
+// Do implements Node, as package vault does it: load, ask the rules, swap, and
+// all of that again if somebody else was first.
+func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
+	id := recordID(op.Account)
+	for {
+		data, version, err := n.Store.Load(ctx, id)
+		if err != nil {
+			return Result{}, fmt.Errorf("load: %w", err)
+		}
+		var r *record.Record
+		if version != 0 {
+			decoded, err := record.Decode(data)
+			if err != nil {
+				return Result{}, err
+			}
+			r = &decoded
+		}
+		result, next, write := n.decide(r, op)
+		if !write {
+			return result, nil
+		}
+		_, err = n.Store.Swap(ctx, id, version, next.Encode())
+		if err == nil {
+			return result, nil
+		}
+		if !errors.Is(err, recordstore.ErrConflict) {
+			return Result{}, fmt.Errorf("swap: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return Result{}, err
+		}
+	}
+}
+
+// decide asks the rules. next is what has to be stored, if write is set.
+func (n *Local) decide(r *record.Record, op Op) (result Result, next *record.Record, write bool) {
+	var v rules.Verdict
+	var charge uint64
+	now, p, device := time.Now(), params(), thumbprint(op.Device)
+	attempt := rules.Attempt{ID: attemptID(op.Attempt), Device: device}
+	switch op.Kind {
+	case Status:
+		v.Write = r != nil && rules.Settle(r, now, p)
+	case Charge:
+		charge, v = n.Rules.Charge(r, attempt, now, p)
+	case Restore:
+		v = n.Rules.Restore(r, attempt, op.Generation, op.Charge, now)
+	case Fail:
+		v = rules.Fail(r, attempt, op.Generation, vaultmsg.EventFailed, now, p)
+	case Register, Replace:
+		r, v = register(r, op, now, p)
+	case Delete:
+		v = rules.Delete(r, device, op.Generation, false, now, p)
+	}
+	result = Result{Status: v.Status, Charge: charge}
+	if r != nil {
+		result.State, result.Generation, result.Charges, result.Base = r.State, r.Generation, r.Charges, r.Base
+	}
+	return result, r, v.Write
+}
+
+// register is a RegisterFinish: stored already, refused, or the next generation.
+func register(r *record.Record, op Op, now time.Time, p rules.Params) (*record.Record, rules.Verdict) {
+	g := rules.Registration{
+		ID: registrationID(op.Registration), Device: thumbprint(op.Device),
+		Purpose: vaultmsg.PurposeRegister, Generation: op.Generation,
+	}
+	if op.Kind == Replace {
+		g.Purpose = vaultmsg.PurposeReplace
+	}
+	if r != nil && r.Registration == g.ID {
+		return r, rules.Verdict{Status: frame.OK}
+	}
+	auth, v := rules.MayRegister(r, g, now, p)
+	if auth == rules.NoAuthority {
+		return r, v
+	}
+	next := rules.Register(r, g, auth, record.Record{}, now)
+	return &next, rules.Verdict{Status: frame.OK, Write: true}
+}
+
+// What stands for a number in a record.
+
+func recordID(n uint64) (id recordstore.ID) {
+	// The first byte picks the stripe of a store that has stripes.
+	id[0] = byte(n)
+	binary.BigEndian.PutUint64(id[8:], n)
+	return id
+}
+
+func attemptID(n uint64) (id [32]byte) {
+	binary.BigEndian.PutUint64(id[:], n)
+	return id
+}
+
+func thumbprint(n uint8) (t vaultmsg.Thumbprint) {
+	t[0] = n
+	return t
+}
+
+func registrationID(n uint64) (id vaultmsg.RegistrationID) {
+	binary.BigEndian.PutUint64(id[:], n)
+	return id
+}
