@@ -58,11 +58,16 @@ func (c *conn) onAttach(a frame.Attach, raw []byte) {
 		return
 	}
 	link := c.findNode(a.Session.Node())
-	if link == nil {
+	switch {
+	case link != nil:
+		c.begin(link, refusal, raw)
+	case c.relay.Vaults.Over(a.Session.Node()):
+		// No use in waiting for a node that has restarted.
+		refusal.Status = frame.NoSession
+		c.refuse(refusal)
+	default:
 		c.refuseNoVault(refusal)
-		return
 	}
-	c.begin(link, refusal, raw)
 }
 
 // findNode returns the link to a node, if need be to an address that another

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	stable = 10 * time.Second
 	// maxLearned bounds the addresses that Redis may make chatd dial.
 	maxLearned = 32
+	// maxOver bounds the nodes that are remembered as over.
+	maxOver = 256
 )
 
 // errDuplicate: two addresses lead to one node; one link is enough.
@@ -55,7 +58,8 @@ type Pool struct {
 	ctx     context.Context
 	keepers map[string]*keeper // by address
 	links   map[frame.NodeID]*Link
-	changed chan struct{} // closed, and replaced, at every change
+	over    []frame.NodeID // the last that were succeeded at their address
+	changed chan struct{}  // closed, and replaced, at every change
 }
 
 // keeper keeps the link to one address.
@@ -66,6 +70,7 @@ type keeper struct {
 	listed bool // of --vault, else learned from another relay
 	failed bool // the last attempt, or the last link, has failed
 	link   *Link
+	last   frame.NodeID // of the last link, or zero
 }
 
 // NewPool returns a Pool that dials nobody yet.
@@ -110,6 +115,15 @@ func (p *Pool) Node(n frame.NodeID) *Link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.links[n]
+}
+
+// Over says that another node answers now where this one was: a vault takes a new
+// id at each start, so its sessions ended with it. Behind a balancer it may be
+// wrong; that costs a client a new session.
+func (p *Pool) Over(n frame.NodeID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links[n] == nil && slices.Contains(p.over, n)
 }
 
 // Learn dials an address at which another relay reaches the node, and waits
@@ -220,8 +234,12 @@ func (p *Pool) add(k *keeper, l *Link) error {
 	if p.links[l.node] != nil {
 		return errDuplicate
 	}
+	if k.last != l.node && k.last != (frame.NodeID{}) {
+		p.over = append(p.over, k.last)
+		p.over = p.over[max(0, len(p.over)-maxOver):]
+	}
 	p.links[l.node] = l
-	k.link, k.failed = l, false
+	k.link, k.failed, k.last = l, false, l.node
 	p.changeLocked()
 	return nil
 }

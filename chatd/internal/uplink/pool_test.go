@@ -71,6 +71,32 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 	}
 }
 
+// TestANodeThatRestarted: whoever asks for its sessions need not wait for it.
+func TestANodeThatRestarted(t *testing.T) {
+	f := newFixture(t)
+	vault := chatdtest.StartVault(t, f.pki, 1, VaultRole)
+	f.start(func(c *Config) { c.Vaults = []string{vault.Addr} })
+	<-f.up
+	before := vault.Hello.Node
+	vault.Cut()
+	f.reason()
+	<-f.up
+	if f.pool.Over(before) {
+		t.Error("a node that is linked again is over")
+	}
+	vault.Stop()
+	f.reason()
+	if f.pool.Over(before) {
+		t.Error("a node that may come back is over")
+	}
+	vault.Hello.Node = frame.NodeID{9}
+	vault.Start()
+	<-f.up
+	if !f.pool.Over(before) || f.pool.Over(vault.Hello.Node) || f.pool.Over(frame.NodeID{7}) {
+		t.Error("the node that was there before is over, and no other")
+	}
+}
+
 func TestTwoAddressesOfOneNode(t *testing.T) {
 	f := newFixture(t)
 	a, b := chatdtest.StartVault(t, f.pki, 1, VaultRole), chatdtest.StartVault(t, f.pki, 1, VaultRole)
