@@ -13,6 +13,7 @@ import (
 
 	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/engines/postgres"
+	"chatvault/vaultd/internal/recordstore/engines/proc"
 	"chatvault/vaultd/internal/recordstore/pgstore"
 	"chatvault/vaultd/internal/recordstore/remote"
 )
@@ -138,6 +139,41 @@ func TestSwapTimesOutOnTheServer(t *testing.T) {
 		t.Errorf("took %s", took)
 	}
 	wantVersion(t, s, one, 1)
+}
+
+// The server hangs: its sockets take everything, nothing answers.
+func TestPausedServer(t *testing.T) {
+	server := postgres.Start(t, postgres.Options{})
+	o := fresh(server)
+	o.Timeout = 500 * time.Millisecond
+	s := open(t, o)
+	wantVersion(t, s, one, 0)
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	_, err := s.Swap(t.Context(), one, 0, []byte("x"))
+	if !errors.Is(err, recordstore.ErrUnknown) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Swap: %v; want ErrUnknown, and no context's error", err)
+	}
+	if _, v, err := s.Load(t.Context(), one); !errors.Is(err, pgstore.ErrUnavailable) {
+		t.Errorf("Load = %d, %v; want ErrUnavailable", v, err)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Until(patience, server.Process(), func() error {
+		_, v, err := s.Load(t.Context(), one)
+		if err == nil && v > 1 {
+			t.Fatalf("version %d after one swap", v)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestServerDown(t *testing.T) {

@@ -357,12 +357,41 @@ func (s *Server) Process() *proc.Process { return s.proc }
 // Kill kills the server with signal 9; its sessions end themselves when they see it.
 func (s *Server) Kill() error { return s.proc.End(syscall.SIGKILL) }
 
+// Pause stops all of the server's processes with SIGSTOP: its connections stay,
+// nothing answers.
+func (s *Server) Pause() error { return s.signalAll(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (s *Server) Resume() error { return s.signalAll(syscall.SIGCONT) }
+
+// signalAll signals the main process and its children: sessions, writers, senders.
+func (s *Server) signalAll(sig syscall.Signal) error {
+	if err := s.proc.Signal(sig); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.proc.PID()))
+	if err != nil {
+		return err
+	}
+	for field := range strings.FieldsSeq(string(b)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("%s to process %d: %w", sig, pid, err)
+		}
+	}
+	return nil
+}
+
 // Stop ends the server in an orderly way ("fast"): sessions are ended.
 func (s *Server) Stop() error { return s.proc.End(syscall.SIGINT) }
 
 // Close ends the server and removes what is temporary.
 func (s *Server) Close() {
 	if s.proc != nil {
+		s.Resume()                  // a session that is stopped would stay
 		s.proc.End(syscall.SIGQUIT) // at once, sessions too
 	}
 	os.RemoveAll(s.dir)
