@@ -77,7 +77,6 @@ type fakeRecord struct {
 	claims                  []vaultmsg.ClaimInfo
 	otherFailures           uint32
 	events                  []vaultmsg.Event
-	purpose                 vaultmsg.Purpose
 	replaced, replacedFails uint64
 }
 
@@ -106,7 +105,7 @@ func newOPRFKey(t *testing.T) oprf.PrivateKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return oprf.PrivateKey{Key: b.Key}
+	return oprf.PrivateKey(b)
 }
 
 func (v *fakeVault) keys(name string) fleet.Keys {

@@ -40,8 +40,9 @@ type serveCmd struct {
 	HSMSessions int    `name:"hsm-sessions" default:"8" help:"HSM sessions, and so operations at a time."`
 	InsecureDev bool   `name:"insecure-dev" help:"Allow --hsm mem and --store mem. Everything is lost at exit."`
 
-	Store string `default:"pebble:/var/lib/vaultd" placeholder:"pebble:DIR" help:"Record store: pebble:DIR, made if missing; or \"mem\" with --insecure-dev."`
-	Epoch uint32 `default:"1" help:"Seal key for records written from now on, 1 to 32."`
+	Store       string `default:"pebble:/var/lib/vaultd" placeholder:"pebble:DIR" help:"Record store: pebble:DIR; or \"mem\" with --insecure-dev."`
+	CreateStore bool   `name:"create-store" help:"Make the record store if there is none: for the first start. Without it a disk that is not mounted is an error, not an empty vault."`
+	Epoch       uint32 `default:"1" help:"Seal key for records written from now on, 1 to 32."`
 
 	DestroyAfter time.Duration `name:"destroy-after" default:"24h" help:"How long an open attempt keeps a locked record alive."`
 	SessionIdle  time.Duration `name:"session-idle" default:"60s" help:"How long a vault session may be silent."`
@@ -132,7 +133,14 @@ func (c *serveCmd) openStore(log *slog.Logger) (recordstore.Store, error) {
 	if c.Store == "mem" {
 		return memstore.New(), nil
 	}
-	return pebblestore.Open(strings.TrimPrefix(c.Store, "pebble:"), pebblestore.Options{Create: true, Log: log})
+	s, err := pebblestore.Open(strings.TrimPrefix(c.Store, "pebble:"), pebblestore.Options{Create: c.CreateStore, Log: log})
+	if errors.Is(err, pebblestore.ErrNoStore) {
+		return nil, fmt.Errorf("%w: if this vault has never run, start it once with --create-store; else look for its disk", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // sweep destroys what is used up, at start and then at intervals.

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -172,4 +171,3 @@ func (s *syncBuffer) Bytes() []byte {
 	return append([]byte(nil), s.b...)
 }
 
-func (s *syncBuffer) String() string { return fmt.Sprintf("%s", s.Bytes()) }

@@ -85,15 +85,16 @@ func (s *Stack) vaultd(ctx context.Context, args ...string) ([]byte, error) {
 
 func (s *Stack) writeVaultConfig(o Options) error {
 	return s.writeConfig("vaultd.yaml", map[string]any{
-		"fleet":    Fleet,
-		"hsm":      s.token.uri,
-		"pin-file": s.token.pinFile,
-		"store":    "pebble:" + s.file("records"),
-		"pacing":   o.Pacing,
-		"tls-ca":   s.file(pkiDir + "/ca.crt"),
-		"tls-cert": s.file(pkiDir + "/vaultd.crt"),
-		"tls-key":  s.file(pkiDir + "/vaultd.key"),
-		"issuers":  s.issuers(),
+		"fleet":        Fleet,
+		"hsm":          s.token.uri,
+		"pin-file":     s.token.pinFile,
+		"store":        "pebble:" + s.file("records"),
+		"create-store": true,
+		"pacing":       o.Pacing,
+		"tls-ca":       s.file(pkiDir + "/ca.crt"),
+		"tls-cert":     s.file(pkiDir + "/vaultd.crt"),
+		"tls-key":      s.file(pkiDir + "/vaultd.key"),
+		"issuers":      s.issuers(),
 	})
 }
 

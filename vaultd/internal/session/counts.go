@@ -28,6 +28,7 @@ const (
 	EndedInternal // the conversation had no reply, or panicked
 	EndedDraining
 	EndedUnheard // the connection was gone before the handshake was done
+	EndedForRoom // no connection held it, and its peer opened another beyond MaxPerPeer
 	events
 )
 
@@ -36,7 +37,7 @@ var eventNames = [events]string{
 	"ignored_old", "ignored_ahead", "ignored_differs", "ignored_sealed",
 	"refused_sessions", "refused_per_peer", "refused_draining", "refused_handshake",
 	"failed_handshake", "refused_attach", "refused_data",
-	"ended_idle", "ended_by_client", "ended_internal", "ended_draining", "ended_unheard",
+	"ended_idle", "ended_by_client", "ended_internal", "ended_draining", "ended_unheard", "ended_for_room",
 }
 
 // String is the event's name in metrics.

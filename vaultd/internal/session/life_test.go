@@ -132,6 +132,25 @@ func TestCaps(t *testing.T) {
 	w.open(w.dial(alice))
 }
 
+func TestASessionThatNobodyHoldsMakesRoom(t *testing.T) {
+	w := newWorld(t, func(c *session.Config) { c.MaxPerPeer = 2 })
+	lost := w.dial(alice)
+	first := w.open(lost)
+	lost.line.Gone()
+	held := w.open(w.dial(alice))
+	w.open(w.dial(alice)) // takes the place of the first
+	if n := w.table.Count(session.EndedForRoom); n != 1 || w.table.Len() != 2 {
+		t.Errorf("%d ended for room, %d left", n, w.table.Len())
+	}
+	again := w.dial(alice)
+	again.line.Attach(frame.Attach{Tag: 1, Session: first.id})
+	if r := want[frame.Refuse](again); r.Status != frame.NoSession {
+		t.Errorf("the first session: %+v", r)
+	}
+	again.line.Attach(frame.Attach{Tag: 2, Session: held.id})
+	want[frame.Attach](again)
+}
+
 func TestBadHandshakesLeaveNothing(t *testing.T) {
 	w := newWorld(t, func(c *session.Config) { c.MaxSessions = 1 })
 	c := w.dial(alice)

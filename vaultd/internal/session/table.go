@@ -64,7 +64,8 @@ type Config struct {
 	// Default 10,000.
 	MaxSessions int
 	// MaxPerPeer caps those of one (account, device), as chatd names it.
-	// Default 4: a phone that lost one may open another at once.
+	// Default 4. One more takes the place of the oldest that no connection
+	// holds; when there is none, it is refused.
 	MaxPerPeer int
 	// Idle is how long a session lives after its last new sequence number.
 	// Default 60 s.
@@ -209,7 +210,7 @@ func (t *Table) reserve(peer Peer) (status frame.Status, limit string, event Eve
 		return frame.Draining, "", RefusedDraining
 	case t.total >= t.cfg.MaxSessions:
 		return frame.Busy, LimitSessions, RefusedSessions
-	case t.perPeer[peer] >= t.cfg.MaxPerPeer:
+	case t.perPeer[peer] >= t.cfg.MaxPerPeer && !t.makeRoom(peer):
 		return frame.Busy, LimitPerPeer, RefusedPerPeer
 	}
 	t.total++
@@ -217,6 +218,24 @@ func (t *Table) reserve(peer Peer) (status frame.Status, limit string, event Eve
 	// Under the lock, so that Drain either sees it or forbade it.
 	t.work.Add(1)
 	return frame.OK, "", 0
+}
+
+// makeRoom ends the oldest of the peer's sessions that no connection holds and
+// nothing works on: a phone whose connection breaks again and again leaves one
+// behind each time, and must not wait for them to go idle. Nothing is lost by it,
+// an attempt goes on in any session.
+func (t *Table) makeRoom(peer Peer) bool {
+	var oldest *session
+	for _, s := range t.sessions {
+		if s.peer == peer && s.line == nil && !s.working && (oldest == nil || s.accepted.Before(oldest.accepted)) {
+			oldest = s
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	t.end(oldest, EndedForRoom)
+	return true
 }
 
 // release gives a place back.

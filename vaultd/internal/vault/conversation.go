@@ -39,7 +39,6 @@ type attempt struct {
 	until      uint64
 	generation uint64
 	charge     uint64
-	context    []byte
 	state      *opaque.AKEState
 	ends       time.Time
 

@@ -64,7 +64,7 @@ func Parse(s string) (URI, error) {
 	}
 	rest, ok := strings.CutPrefix(s, "pkcs11:")
 	if !ok {
-		return URI{}, fmt.Errorf("%w: does not begin with pkcs11:", ErrSyntax)
+		return URI{}, fmt.Errorf("%w: does not begin with the scheme pkcs11", ErrSyntax)
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	if err := u.parse(path, ";", pathReserved, pathAttributes); err != nil {
@@ -100,9 +100,7 @@ func (u *URI) parse(list, separator, reserved string, known []attribute) error {
 		}
 		if name == "pin-source" {
 			value = strings.TrimPrefix(value, "file:")
-			if strings.HasPrefix(value, "//") { // file:///path: an empty host
-				value = value[2:]
-			}
+			value = strings.TrimPrefix(value, "//") // file:///path: an empty host
 			if !strings.HasPrefix(value, "/") || strings.HasPrefix(value, "//") {
 				return fmt.Errorf("%w: pin-source is not file: with an absolute path", ErrSyntax)
 			}
