@@ -171,3 +171,4 @@ func (s *syncBuffer) Bytes() []byte {
 	return append([]byte(nil), s.b...)
 }
 
+func (s *syncBuffer) String() string { return string(s.Bytes()) }
