@@ -32,7 +32,7 @@ var (
 
 // refusals are errors with which a member says that it has not applied the
 // transaction and will not: it checks them before it proposes, or every member
-// finds them in the same way when it applies (etcd 3.4 to 3.7: v3rpc/interceptor.go,
+// finds them in the same way when it applies (etcd 3.7.3: v3rpc/interceptor.go,
 // v3_server.go processInternalRaftRequestOnce, apply/auth.go).
 //
 // ErrNoSpace is not among them: apply/quota.go applies a transaction that the quota

@@ -249,6 +249,7 @@ func TestMemberDown(t *testing.T) {
 // A swap that was sent and not answered may have been stored or not, and a caller who
 // loads finds out which.
 func TestUnknownMeansMaybe(t *testing.T) {
+	t.Parallel()
 	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{})
 	o := fresh(cluster)
 	o.Timeout = 300 * time.Millisecond

@@ -19,6 +19,7 @@ import (
 )
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	ca, foreign := certs.NewCA(t), certs.NewCA(t)
 	member, vaultd := ca.Issue(t, "member"), ca.Issue(t, "vaultd")
 	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{TLS: remote.TLS{CA: ca.File, Cert: member.Cert, Key: member.Key}})
@@ -44,6 +45,7 @@ func TestTLS(t *testing.T) {
 
 // A login's token dies with the member that gave it: the store logs in anew.
 func TestPassword(t *testing.T) {
+	t.Parallel()
 	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{})
 	hand := byHand(t, cluster)
 	o := fresh(cluster)

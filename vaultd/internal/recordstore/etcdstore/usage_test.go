@@ -38,6 +38,7 @@ func (l *logged) String() string {
 // A cluster fills up: it is told in time, then swaps are refused for certain, and
 // loads go on. Once there is room again swaps go on too.
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	const quota = 4 << 20
 	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{Args: []string{"--quota-backend-bytes=4194304"}})
 	var log logged

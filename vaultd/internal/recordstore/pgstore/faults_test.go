@@ -26,6 +26,7 @@ func id(n int) (id recordstore.ID) {
 // Several writers, and the server is killed under them. Every record is then at the
 // version that was acknowledged last, or at the one whose swap ended in doubt.
 func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
+	t.Parallel()
 	const writers, rounds = 8, 3
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
@@ -143,6 +144,7 @@ func TestSwapTimesOutOnTheServer(t *testing.T) {
 
 // The server hangs: its sockets take everything, nothing answers.
 func TestPausedServer(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	o.Timeout = 500 * time.Millisecond
@@ -177,6 +179,7 @@ func TestPausedServer(t *testing.T) {
 }
 
 func TestServerDown(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	o.Timeout = 500 * time.Millisecond
@@ -214,6 +217,7 @@ func TestServerDown(t *testing.T) {
 }
 
 func TestUnsafeServerIsRefused(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	open(t, o)
@@ -250,6 +254,7 @@ func inDatabase(t *testing.T, server *postgres.Server, sql string) {
 
 // A session keeps the durability that it was proven with.
 func TestReloadDoesNotWeakenSessions(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	o.Conns = 1

@@ -77,6 +77,7 @@ func exec(t *testing.T, server *postgres.Server, sql string) {
 // The server answers a swap whose wait was cancelled with success and a WARNING;
 // the swap is on no standby. A role that hides warnings must not help it.
 func TestCancelledWaitForStandbyIsUnknown(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	exec(t, server, "ALTER ROLE vaultd SET client_min_messages = 'error'")
 	s := open(t, fresh(server))
@@ -100,6 +101,7 @@ func TestCancelledWaitForStandbyIsUnknown(t *testing.T) {
 // A swap that times out during the wait is not cancelled on the server: else it
 // would become visible without its standby.
 func TestTimeoutDoesNotEndTheWaitForStandby(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	reader := open(t, o)
@@ -133,6 +135,7 @@ func TestTimeoutDoesNotEndTheWaitForStandby(t *testing.T) {
 
 // After a crash a primary shows what no standby has. Nobody may see it until they do.
 func TestCrashedPrimaryShowsNothingBeforeItsStandbyHasIt(t *testing.T) {
+	t.Parallel()
 	server := postgres.Start(t, postgres.Options{})
 	o := fresh(server)
 	o.Timeout = time.Second
@@ -167,6 +170,7 @@ func TestCrashedPrimaryShowsNothingBeforeItsStandbyHasIt(t *testing.T) {
 
 // What was acknowledged is on the standby that is promoted, and the position too.
 func TestFailoverToSynchronousStandby(t *testing.T) {
+	t.Parallel()
 	primary := postgres.Start(t, postgres.Options{})
 	standby, err := primary.Standby("s1", postgres.Options{})
 	if err != nil {

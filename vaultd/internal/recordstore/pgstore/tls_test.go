@@ -13,6 +13,7 @@ import (
 )
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	ca, foreign := certs.NewCA(t), certs.NewCA(t)
 	server, vaultd := ca.Issue(t, "server"), ca.Issue(t, postgres.Role)
 	o := fresh(postgres.Start(t, postgres.Options{Cert: server.Cert, Key: server.Key, CA: ca.File}))
