@@ -236,6 +236,11 @@ func TestTheLostPhone(t *testing.T) {
 	_, ke1 := h.ke1(t, "anna", "mine")
 	begun := must(t, s.ask(vaultmsg.RegisterStart{Purpose: vaultmsg.PurposeReplace, Generation: 1, Blinded: [33]byte(ke1[:33])})).Body.(vaultmsg.RegisterStarted)
 
+	// A session in which the lost phone's password was typed.
+	proved := h.talk(t, h.as(t, d))
+	must(t, proved.ask(proved.authorise(d, d.ticket(t))))
+	must(t, proved.login("anna", "1234", 1))
+
 	next := h.phone("anna")
 	if got, err := next.Recover(t.Context(), password("1234")); err != nil || !got.Key.Equal(key.Key) {
 		t.Fatal(err)
@@ -248,6 +253,13 @@ func TestTheLostPhone(t *testing.T) {
 	}
 	if r := s.ask(vaultmsg.Delete{Generation: 1}); r.Status != frame.NotOwner {
 		t.Errorf("delete in the old session: %+v", r)
+	}
+	// That password was right, but it was typed before the recovery elsewhere.
+	if r := proved.ask(vaultmsg.Delete{Generation: 1}); r.Status != frame.NotOwner {
+		t.Errorf("delete after a KE3 that another followed: %+v", r)
+	}
+	if r := proved.ask(vaultmsg.RegisterStart{Purpose: vaultmsg.PurposeChange, Generation: 1, Blinded: [33]byte(ke1[:33])}); r.Status != frame.Conflict {
+		t.Errorf("change after a KE3 that another followed: %+v", r)
 	}
 	if err := lost.Delete(t.Context()); !errors.Is(err, client.ErrNotOwner) {
 		t.Errorf("delete: %v", err)
@@ -271,6 +283,33 @@ func TestTheLostPhone(t *testing.T) {
 	if st, err := next.Status(t.Context()); err != nil || len(st.Claims) != 0 || st.AttemptsLeft != 10 {
 		t.Errorf("after the right password: %+v, %v", st, err)
 	}
+}
+
+// login goes through KE1, KE2 and KE3, and returns the verdict.
+func (s *talk) login(sub, pw string, generation uint64) vaultmsg.Reply {
+	s.t.Helper()
+	blind, err := oprf.NewBlind(rand.Reader)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	login, ke1, err := opaque.GenerateKE1(vaultmsg.OPRFInput([]byte(pw), stack.Fleet, stack.App, sub), blind)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	started := must(s.t, s.ask(vaultmsg.RecoverStart{KE1: [opaque.KE1Size]byte(ke1.Bytes())})).Body.(vaultmsg.RecoverStarted)
+	ke2, err := opaque.ParseKE2(started.KE2[:])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ke3, _, _, err := login.GenerateKE3(opaque.ClientParams{
+		ClientIdentity: vaultmsg.ClientIdentity(stack.App, sub, generation), ServerIdentity: []byte(stack.Fleet),
+		ServerPublicKey: s.keys.OPAQUE[:], KSF: started.KSF.KSF(),
+		Context: vaultmsg.Context(started.KSF, [32]byte(s.noise.HandshakeHash())),
+	}, ke2)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.ask(vaultmsg.RecoverFinish{KE3: ke3.ClientMAC})
 }
 
 // TestRecoveriesLookAlike is A11: a recorder at the relay sees the same frames of

@@ -149,7 +149,7 @@ func TestVaultKilledAtAnyMoment(t *testing.T) {
 		wg.Go(func() {
 			got, err := phone.Recover(t.Context(), password("1234"))
 			if err != nil || !got.Key.Equal(key.Key) || got.FailuresBefore != 0 || got.AttemptsLeft != 10 {
-				t.Errorf("phone %d: %+v, %v\n%s", i, got, err, phone.log)
+				t.Errorf("phone %d: %+v, %v\n%s", i, got, err, phone.log.Bytes())
 			}
 		})
 	}

@@ -15,7 +15,7 @@ type Authority uint8
 const (
 	NoAuthority Authority = iota
 	OverNothing           // no live record: any ticketed device
-	ByKE3                 // a KE3 in the same session, used once
+	ByKE3                 // a KE3 in the same session, used once, unless another device's followed
 	ByOwner               // the owner device
 	ByClaim               // a ripe claim of this device
 )
@@ -56,8 +56,13 @@ func mayRegister(r *record.Record, g Registration, now time.Time, p Params) (Aut
 	}
 	switch g.Purpose {
 	case vaultmsg.PurposeChange:
-		if !g.KE3 {
+		switch {
+		case !g.KE3:
 			return NoAuthority, refuse(frame.NotAuthorised)
+		case g.Device != r.Owner:
+			// A20: another device's KE3 came after this one's, and took its
+			// rights, or a session kept alive would outlast every recovery.
+			return NoAuthority, refuse(frame.Conflict)
 		}
 		return ByKE3, Verdict{}
 	case vaultmsg.PurposeReplace:
@@ -119,9 +124,9 @@ func Register(r *record.Record, g Registration, auth Authority, made record.Reco
 	return next
 }
 
-// Delete makes a live record a tombstone, at the word of its owner device, after
-// a KE3, or by a ripe claim.
-func Delete(r *record.Record, device vaultmsg.Thumbprint, generation uint64, ke3 bool, now time.Time, p Params) Verdict {
+// Delete makes a live record a tombstone, at the word of its owner device, which
+// is whoever had the last KE3, or by a ripe claim.
+func Delete(r *record.Record, device vaultmsg.Thumbprint, generation uint64, now time.Time, p Params) Verdict {
 	if r != nil && Settle(r, now, p) {
 		return Verdict{Status: frame.Destroyed, Write: true}
 	}
@@ -131,10 +136,8 @@ func Delete(r *record.Record, device vaultmsg.Thumbprint, generation uint64, ke3
 	if r.Generation != generation {
 		return refuse(frame.Conflict)
 	}
-	if !ke3 {
-		if auth, v := mayReplace(r, device, vaultmsg.ClaimDelete, now, p); auth == NoAuthority {
-			return v
-		}
+	if auth, v := mayReplace(r, device, vaultmsg.ClaimDelete, now, p); auth == NoAuthority {
+		return v
 	}
 	bury(r, record.Deleted, now, event(vaultmsg.EventDeleted, device, now))
 	return Verdict{Status: frame.OK, Write: true}

@@ -133,9 +133,8 @@ func receiptOf(r *record.Record) vaultmsg.Receipt {
 }
 
 func (c *Conversation) delete(ctx context.Context, m vaultmsg.Delete) vaultmsg.Reply {
-	ke3 := c.ke3 != 0 && c.ke3 == m.Generation
 	return c.change(ctx, "delete", func(r *record.Record) rules.Verdict {
-		return rules.Delete(r, c.device, m.Generation, ke3, c.v.cfg.Now(), c.v.cfg.Params)
+		return rules.Delete(r, c.device, m.Generation, c.v.cfg.Now(), c.v.cfg.Params)
 	})
 }
 
