@@ -65,8 +65,7 @@ func (l Load) Run(ctx context.Context, h *History) {
 		clients.Go(func() { r.client(ctx, c) })
 	}
 	clients.Wait()
-	// Whatever was acknowledged and lost is seen by a last look.
-	r.look(context.WithoutCancel(ctx))
+	r.look(ctx)
 }
 
 func (r *run) client(ctx context.Context, c int) {
@@ -104,11 +103,12 @@ func (r *run) do(ctx context.Context, client, node int, op Op) (Result, error) {
 	return result, err
 }
 
-// look asks for every account once, at any node that answers.
+// look asks for every account that there ever was once more, at any node that
+// answers: whatever was acknowledged and then lost is seen by that.
 func (r *run) look(ctx context.Context) {
-	for i, t := range r.targets {
+	for i, id := range r.history.ids() {
 		for n := range r.Nodes {
-			if _, err := r.do(ctx, r.Clients, (i+n)%len(r.Nodes), Op{Kind: Status, Account: t.id, Device: 1}); err == nil {
+			if _, err := r.do(ctx, r.Clients, (i+n)%len(r.Nodes), Op{Kind: Status, Account: id, Device: 1}); err == nil {
 				break
 			}
 		}

@@ -2,7 +2,9 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -246,6 +248,13 @@ func (h *History) add(client int, op Op, call int64, result *Result) {
 		h.done++
 	}
 	h.accounts[op.Account] = append(h.accounts[op.Account], o)
+}
+
+// ids are the accounts that something was done to.
+func (h *History) ids() []uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.accounts))
 }
 
 // checkLimit is how long the checker may take for one account. It takes

@@ -93,7 +93,7 @@ func (n *Local) decide(r *record.Record, op Op) (result Result, next *record.Rec
 	case Register, Replace:
 		r, v = register(r, op, now, p)
 	case Delete:
-		v = rules.Delete(r, device, op.Generation, false, now, p)
+		v = rules.Delete(r, device, op.Generation, now, p)
 	}
 	result = Result{Status: v.Status, Charge: charge}
 	if r != nil {
