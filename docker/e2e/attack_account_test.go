@@ -334,9 +334,9 @@ func TestRecoveriesLookAlike(t *testing.T) {
 	h.burnAll(t, "locked", 9)
 	h.burnAll(t, "destroyed", 10)
 	// The tenth attempt of "locked" stays open: its session is left alone.
-	open := h.inside(t, h.device(t, "locked"))
+	left := h.inside(t, h.device(t, "locked"))
 	_, ke1 := h.ke1(t, "locked", "1234")
-	must(t, open.ask(vaultmsg.RecoverStart{KE1: ke1}))
+	must(t, left.ask(vaultmsg.RecoverStart{KE1: ke1}))
 
 	// On another connection of each account somebody listens for doorbells.
 	bells := map[string]*wire{}

@@ -342,14 +342,36 @@ func (h *house) talk(t *testing.T, c carrier) *talk {
 	if s.msg1, err = i.Message1(); err != nil {
 		t.Fatal(err)
 	}
-	c.send(frame.Open{Tag: 1, Payload: s.msg1})
-	s.id = expect[frame.Attach](t, c).Session
+	s.id = open(t, c, s.msg1)
 	s.reply = clone(expect[frame.Data](t, c))
 	if s.noise, err = i.ReadMessage2(s.reply.Payload); err != nil {
 		t.Fatal(err)
 	}
 	s.last = frame.Data{Session: s.id, Sequence: 0, Payload: s.msg1}
 	return s
+}
+
+// open sends message 1 until the relay, which may have just been started, has its
+// uplink.
+func open(t *testing.T, c carrier, msg1 []byte) frame.SessionID {
+	t.Helper()
+	for {
+		c.send(frame.Open{Tag: 1, Payload: msg1})
+		f, err := c.next()
+		switch f := f.(type) {
+		case frame.Attach:
+			return f.Session
+		case frame.Refuse:
+			if f.Status == frame.NoVault {
+				select {
+				case <-time.After(50 * time.Millisecond):
+					continue
+				case <-t.Context().Done():
+				}
+			}
+		}
+		t.Fatalf("OPEN is answered by %#v, %v", f, err)
+	}
 }
 
 func clone(d frame.Data) frame.Data {
