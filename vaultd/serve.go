@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,9 +16,6 @@ import (
 	"chatvault/vaultd/internal/hsm"
 	"chatvault/vaultd/internal/hsm/memhsm"
 	"chatvault/vaultd/internal/hsm/p11"
-	"chatvault/vaultd/internal/recordstore"
-	"chatvault/vaultd/internal/recordstore/memstore"
-	"chatvault/vaultd/internal/recordstore/pebblestore"
 	"chatvault/vaultd/internal/rules"
 	"chatvault/vaultd/internal/vault"
 )
@@ -40,9 +36,8 @@ type serveCmd struct {
 	HSMSessions int    `name:"hsm-sessions" default:"8" help:"HSM sessions, and so operations at a time."`
 	InsecureDev bool   `name:"insecure-dev" help:"Allow --hsm mem and --store mem. Everything is lost at exit."`
 
-	Store       string `default:"pebble:/var/lib/vaultd" placeholder:"pebble:DIR" help:"Record store: pebble:DIR; or \"mem\" with --insecure-dev."`
-	CreateStore bool   `name:"create-store" help:"Make the record store if there is none: for the first start. Without it a disk that is not mounted is an error, not an empty vault."`
-	Epoch       uint32 `default:"1" help:"Seal key for records written from now on, 1 to 32."`
+	storeFlags
+	Epoch uint32 `default:"1" help:"Seal key for records written from now on, 1 to 32."`
 
 	DestroyAfter time.Duration `name:"destroy-after" default:"24h" help:"How long an open attempt keeps a locked record alive."`
 	SessionIdle  time.Duration `name:"session-idle" default:"60s" help:"How long a vault session may be silent."`
@@ -74,12 +69,8 @@ func (c *serveCmd) Validate() error {
 		return errors.New("--max-sessions and --hsm-sessions: at least 1")
 	case c.HSM == "mem" && !c.InsecureDev:
 		return errors.New("--hsm mem keeps every key in memory and loses it at exit: only with --insecure-dev")
-	case c.Store == "mem" && !c.InsecureDev:
-		return errors.New("--store mem loses every record at exit: only with --insecure-dev")
-	case c.Store != "mem" && !strings.HasPrefix(c.Store, "pebble:"):
-		return errors.New("--store: pebble:DIR")
 	}
-	return nil
+	return c.storeFlags.check(c.InsecureDev)
 }
 
 // Run serves until a signal comes.
@@ -105,7 +96,7 @@ func (c *serveCmd) Run(ctx context.Context, io cmdline.IO) error {
 		return explain(err)
 	}
 	defer module.Close()
-	store, err := c.openStore(log)
+	store, err := c.openStore(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -127,20 +118,6 @@ func (c *serveCmd) openHSM(ctx context.Context, log *slog.Logger) (hsm.Module, e
 		return memhsm.New()
 	}
 	return p11.Open(ctx, p11.Config{URI: c.HSM, PINFile: c.PINFile, Sessions: c.HSMSessions, Log: log})
-}
-
-func (c *serveCmd) openStore(log *slog.Logger) (recordstore.Store, error) {
-	if c.Store == "mem" {
-		return memstore.New(), nil
-	}
-	s, err := pebblestore.Open(strings.TrimPrefix(c.Store, "pebble:"), pebblestore.Options{Create: c.CreateStore, Log: log})
-	if errors.Is(err, pebblestore.ErrNoStore) {
-		return nil, fmt.Errorf("%w: if this vault has never run, start it once with --create-store; else look for its disk", err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
 }
 
 // sweep destroys what is used up, at start and then at intervals.
