@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 PKG ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint fmt demo dev fuzz bench night clean
+.PHONY: help setup build test fault lint fmt demo dev fuzz bench night clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ build: ## Build bin/: chatd, vaultd, backupctl, and the demo.
 
 test: setup bin/etcd ## Run all tests with the race detector; they start the parts they need.
 	go test -race -timeout 30m ./...
+
+fault: setup bin/etcd ## Kill, pause, cut off, and cut the power of vaults and stores (Linux, root; 8 minutes at most).
+	go vet -tags fault ./vaultd/internal/faults/...
+	go test -tags fault -count 1 -timeout 8m ./vaultd/internal/faults/...
 
 # The etcd that tests run is a module of its own: the programs link only the client.
 .PHONY: bin/etcd

@@ -14,22 +14,41 @@ import (
 	"chatvault/vaultd/internal/faults/cutfs"
 )
 
+// powered is a disk and where it is mounted.
+type powered struct {
+	disk    *cutfs.Disk
+	dir     string
+	unmount func() error
+}
+
+func (p *powered) mount() (err error) {
+	p.unmount, err = p.disk.Mount(p.dir)
+	return err
+}
+
+// restore brings the power back, when nothing has files open there any more.
+func (p *powered) restore(torn *rand.Rand) error {
+	if err := p.unmount(); err != nil {
+		return err
+	}
+	p.disk.Restore(torn)
+	return p.mount()
+}
+
 // machine is a node with its disk: both lose power together.
 type machine struct {
 	*Child
-	disk    *cutfs.Disk
-	mounted string
-	unmount func() error
+	powered
 }
 
 // newMachine makes a store on a fresh disk and starts a node over it.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{disk: cutfs.New(), mounted: t.TempDir()}
+	m := &machine{powered: powered{disk: cutfs.New(), dir: t.TempDir()}}
 	if err := m.mount(); err != nil {
 		t.Fatal(err)
 	}
-	m.Child = NewChild(filepath.Join(m.mounted, "store"), sound)
+	m.Child = NewChild(filepath.Join(m.powered.dir, "store"), sound)
 	t.Cleanup(func() {
 		m.disk.Cut()
 		m.Kill()
@@ -41,22 +60,13 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-func (m *machine) mount() (err error) {
-	m.unmount, err = m.disk.Mount(m.mounted)
-	return err
-}
-
 // cut cuts the power and brings it back; the node is not started.
 func (m *machine) cut(torn *rand.Rand) error {
 	m.disk.Cut()
 	if err := m.Kill(); err != nil {
 		return err
 	}
-	if err := m.unmount(); err != nil {
-		return err
-	}
-	m.disk.Restore(torn)
-	return m.mount()
+	return m.restore(torn)
 }
 
 // powerCut loses what was not synced, or every other time half of its sectors.

@@ -96,6 +96,19 @@ func TestOnlyWhatWasSyncedSurvives(t *testing.T) {
 	l.want("name not synced", nil)
 }
 
+func TestJournalKeepsNames(t *testing.T) {
+	l := newLab(t)
+	l.disk.Journal = true
+	l.must(os.Mkdir(filepath.Join(l.dir, "d"), 0o700))
+	l.write("d/not synced", []byte("x"), false, false)
+	l.write("synced", []byte("y"), true, false)
+	l.write("later", []byte("z"), false, false)
+	l.cut(nil)
+	l.want("d/not synced", []byte{})
+	l.want("synced", []byte("y"))
+	l.want("later", nil)
+}
+
 func TestRenameAndRemoveAreNames(t *testing.T) {
 	l := newLab(t)
 	l.must(os.Mkdir(filepath.Join(l.dir, "d"), 0o700))

@@ -5,7 +5,8 @@
 // It keeps to what POSIX promises, which is less than most disks do: a file's
 // bytes and length are durable when the file was synced, a name in a directory
 // when the directory was. One thing it leaves out: what is durable becomes so in
-// the order of the calls, and no synced byte is ever damaged.
+// the order of the calls, and no synced byte is ever damaged. With Journal it is as
+// forgiving as the usual file systems.
 package cutfs
 
 import (
@@ -17,6 +18,10 @@ import (
 
 // Disk is what outlives a power cut. It is in memory.
 type Disk struct {
+	// Journal has every sync make all names durable, those of other directories
+	// too, as committing the journal of ext4 or xfs does. Set it before Mount.
+	Journal bool
+
 	mu    sync.Mutex // guards all below, and all nodes
 	root  *node
 	inos  uint64
@@ -142,7 +147,20 @@ func (d *Disk) sync(n *node) syscall.Errno {
 	defer d.mu.Unlock()
 	d.syncs++
 	n.sync()
+	if d.Journal {
+		d.root.syncNames()
+	}
 	return 0
+}
+
+func (n *node) syncNames() {
+	if !n.dir {
+		return
+	}
+	n.sync()
+	for _, child := range n.names {
+		child.syncNames()
+	}
 }
 
 func (n *node) sync() {
