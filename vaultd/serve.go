@@ -44,6 +44,8 @@ type serveCmd struct {
 	ReplaceDelay time.Duration `name:"replace-delay" default:"72h" help:"How long a claim to replace or delete takes to ripen."`
 	ClaimWindow  time.Duration `name:"claim-window" default:"168h" help:"How long a ripe claim may be used."`
 	Pacing       bool          `default:"true" negatable:"" help:"Slow failures down on devices other than the owner's, from the sixth on."`
+	MaxCharges   int           `name:"max-charges-per-hour" default:"100000" help:"Attempts charged on this node in an hour; beyond: paced, uncharged. 0: no cap."`
+	MaxLocks     int           `name:"max-locks-per-hour" default:"1000" help:"Accounts that may lose their last attempt on this node in an hour; beyond: paced, uncharged. 0: no cap."`
 	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed; at most 5m."`
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
@@ -65,6 +67,8 @@ func (c *serveCmd) Validate() error {
 		return errors.New("--sweep: more than 0, at most 5m")
 	case c.SessionIdle <= 0 || c.DestroyAfter <= 0 || c.ReplaceDelay < 0 || c.ClaimWindow <= 0:
 		return errors.New("times must be more than 0")
+	case c.MaxCharges < 0 || c.MaxLocks < 0:
+		return errors.New("--max-charges-per-hour and --max-locks-per-hour: at least 0")
 	case c.MaxSessions < 1 || c.HSMSessions < 1:
 		return errors.New("--max-sessions and --hsm-sessions: at least 1")
 	case c.HSM == "mem" && !c.InsecureDev:
@@ -103,6 +107,7 @@ func (c *serveCmd) Run(ctx context.Context, io cmdline.IO) error {
 	defer store.Close()
 	v, err := vault.New(ctx, vault.Config{
 		Fleet: c.Fleet, Store: store, HSM: module, Tickets: tickets, Epoch: c.Epoch, Logger: log,
+		MaxCharges: c.MaxCharges, MaxLocks: c.MaxLocks,
 		Params: rules.Params{DestroyAfter: c.DestroyAfter, ReplaceDelay: c.ReplaceDelay, ClaimWindow: c.ClaimWindow, Pacing: c.Pacing},
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"chatvault/protocol/frame"
 	"chatvault/protocol/opaque"
@@ -23,12 +24,21 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	a := &attempt{Attempt: rules.Attempt{Device: c.device}, ends: c.v.cfg.Now().Add(c.v.cfg.AKE)}
 	var live record.Record
 	var verdict rules.Verdict
+	var tokens tokens
 	err = c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+		tokens.give() // those of a try that lost its swap
 		if r != nil {
 			a.generation = r.Generation
 			a.ID = vaultmsg.AttemptID(r.Generation, c.device, ke1.BlindedMessage)
 		}
 		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
+		if verdict.Status == frame.OK && verdict.Write {
+			if until, ok := tokens.take(c.v, r); !ok {
+				// Not stored: uncharged.
+				verdict = rules.Verdict{Status: frame.Paced, Until: uint64(until.Unix())}
+				r.Charges--
+			}
+		}
 		live = record.Record{}
 		if r != nil {
 			live = *r
@@ -36,6 +46,7 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 		return r, verdict.Write, nil
 	})
 	if err != nil {
+		// Not given back: the charge may stand.
 		return c.chargeInDoubt(ctx, a, err)
 	}
 	if verdict.Status != frame.OK {
@@ -57,6 +68,32 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	copy(body.KE2[:], ke2.Bytes())
 	reply.Body = body
 	return reply
+}
+
+// tokens are what a charge takes of the node's caps.
+type tokens struct{ from []*hourly }
+
+// take takes what charging r costs, r being as it is after the charge.
+func (t *tokens) take(v *Vault, r *record.Record) (until time.Time, ok bool) {
+	caps := []*hourly{v.charges}
+	if r.Left() == 0 {
+		caps = append(caps, v.lastCharges)
+	}
+	for _, h := range caps {
+		if until, ok = h.take(v.cfg.Now()); !ok {
+			t.give()
+			return until, false
+		}
+		t.from = append(t.from, h)
+	}
+	return time.Time{}, true
+}
+
+func (t *tokens) give() {
+	for _, h := range t.from {
+		h.give()
+	}
+	t.from = nil
 }
 
 func (c *Conversation) generateKE2(ctx context.Context, a *attempt, r *record.Record, ke1 opaque.KE1) (opaque.KE2, error) {

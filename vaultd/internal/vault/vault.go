@@ -32,8 +32,12 @@ type Config struct {
 	AKE      time.Duration // how long a KE3 may follow its KE2; 60 s
 	Pending  time.Duration // how long a registration may be finished; 10 min
 	MaxStart int           // registrations in progress on this node; 10,000
-	Now      func() time.Time
-	Logger   *slog.Logger
+	// MaxCharges and MaxLocks cap the charges of this node in an hour, and those
+	// of them that take an account's last attempt; beyond: paced, uncharged. 0
+	// caps nothing.
+	MaxCharges, MaxLocks int
+	Now                  func() time.Time
+	Logger               *slog.Logger
 }
 
 // Vault is one node's vault. All methods are safe for concurrent use.
@@ -43,6 +47,8 @@ type Vault struct {
 	pending      *pending
 	serverPublic []byte // the OPAQUE key, compressed, 33 bytes
 	decoy        decoy
+	charges      *hourly
+	lastCharges  *hourly         // those after which no attempt is left
 	locks        [256]sync.Mutex // by record id: spares colliding swaps, guards nothing
 }
 
@@ -71,7 +77,8 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
-	v := &Vault{cfg: cfg, pending: newPending(cfg.Pending, cfg.MaxStart)}
+	v := &Vault{cfg: cfg, pending: newPending(cfg.Pending, cfg.MaxStart),
+		charges: newHourly(cfg.MaxCharges), lastCharges: newHourly(cfg.MaxLocks)}
 	if v.serverPublic, err = oprf.Compress(public); err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
