@@ -20,3 +20,8 @@ func Stored(fleet string, store recordstore.Store, module hsm.Module, a ticket.A
 	r, _, err := s.load(context.Background(), id)
 	return r, err
 }
+
+// RecordID is where an account's record is stored.
+func RecordID(module hsm.Module, a ticket.Account) (recordstore.ID, error) {
+	return (&records{hsm: module}).accountID(context.Background(), a)
+}
