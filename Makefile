@@ -14,11 +14,12 @@ help: ## Print this list.
 setup: ## Install what is missing (Debian, Ubuntu; as root), or say what to install.
 	@.ci/setup test
 
-build: ## Build bin/: chatd, vaultd, backupctl, and the demo.
+build: ## Build bin/: chatd, vaultd, backupctl, chatload, and the demo.
 	@.ci/setup
 	CGO_ENABLED=0 go build -trimpath -o bin/chatd ./chatd
 	CGO_ENABLED=1 go build -trimpath -o bin/vaultd ./vaultd
 	CGO_ENABLED=0 go build -trimpath -o bin/backupctl ./client/cmd/backupctl
+	CGO_ENABLED=0 go build -trimpath -o bin/chatload ./client/cmd/chatload
 	CGO_ENABLED=0 go build -trimpath -o bin/demo ./docker/demo
 
 test: setup bin/etcd ## Run all tests with the race detector; they start the parts they need.

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"chatvault/client/cmd/chatload/internal/command"
+	"chatvault/client/cmd/chatload/internal/result"
+	"chatvault/docker/stack"
+	"chatvault/protocol/cmdline"
+)
+
+// target is a running stack, and how chatload is called for it.
+type target struct {
+	*stack.Stack
+	t *testing.T
+}
+
+func start(t *testing.T) target {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	bin := t.TempDir()
+	if err := stack.Build(ctx, bin); err != nil {
+		t.Fatal(err)
+	}
+	s, err := stack.Start(ctx, stack.Options{Dir: t.TempDir(), BinDir: bin, ChatdArgs: []string{
+		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off",
+		"--auth-timeout", "1s", "--ping", "1s", "--drain", "1s",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := s.Chatd.Logs()
+			t.Logf("chatd: %s", log)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return target{s, t}
+}
+
+// chatload runs a command line as typed, and returns what it printed.
+func (tg target) chatload(ctx context.Context, args ...string) (code int, out, errs string) {
+	var o, e bytes.Buffer
+	code = command.Main(ctx, cmdline.IO{Out: &o, Err: &e}, args)
+	return code, o.String(), e.String()
+}
+
+// run runs a scenario and returns its result, which must be whole.
+func (tg target) run(ctx context.Context, want int, scenario string, args ...string) (*result.Result, string) {
+	tg.t.Helper()
+	dir := filepath.Join(tg.t.TempDir(), "out")
+	args = append([]string{"run", scenario, "--url", tg.URL(), "--fleet", tg.PinsFile, "--out", dir}, args...)
+	if !strings.Contains(strings.Join(args, " "), "--tickets") {
+		args = append(args, "--issuer-key", tg.IssuerKeyFile, "--iss", stack.Issuer)
+	}
+	code, out, errs := tg.chatload(ctx, args...)
+	if code != want {
+		tg.t.Fatalf("%s: exit code %d, want %d\n%s%s", scenario, code, want, out, errs)
+	}
+	f, err := os.Open(filepath.Join(dir, "result.json"))
+	if err != nil {
+		tg.t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := result.Read(f)
+	if err != nil {
+		tg.t.Fatal(err)
+	}
+	if html, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !bytes.Contains(html, []byte("<svg")) {
+		tg.t.Errorf("%s: report: %v", scenario, err)
+	}
+	return r, out
+}
+
+// expect is how often operations must have ended how, at least.
+type expect map[string]map[string]int64
+
+// One stack serves all.
+func TestAgainstTheStack(t *testing.T) {
+	tg := start(t)
+	t.Run("scenarios", func(t *testing.T) { scenarios(t, tg) })
+	t.Run("story", func(t *testing.T) { story(t, tg) })
+}
+
+// Each scenario does what it says, against the real programs.
+func scenarios(t *testing.T, tg target) {
+	for _, c := range []struct {
+		scenario string
+		args     []string
+		want     expect
+	}{
+		{"connect", []string{"--rate", "40", "--duration", "1s"}, expect{"connect": {"ok": 20}}},
+		{"idle", []string{"--rate", "100", "--connections", "10", "--duration", "1500ms", "--local-addrs", "127.0.0.2-127.0.0.4"},
+			expect{"connect": {"ok": 10}, "ping": {"ok": 10}}},
+		{"echo", []string{"--rate", "30", "--connections", "3", "--duration", "1s"}, expect{"authorise": {"ok": 3}, "echo": {"ok": 30}}},
+		{"register", []string{"--rate", "4", "--duration", "1s"}, expect{"register": {"ok": 4}}},
+		{"recover", []string{"--rate", "6", "--accounts", "2", "--duration", "1s"}, expect{"recover": {"ok": 6}}},
+		{"wrong", []string{"--rate", "10", "--duration", "2s"},
+			expect{"wrong-password": {"wrong_password": 18}, "after-destruction": {"destroyed": 2}}},
+		{"storm", []string{"--rate", "100", "--connections", "10", "--every", "500ms", "--duration", "1s"},
+			expect{"connect": {"ok": 10}, "reconnect": {"ok": 20}}},
+		{"slow", []string{"--rate", "10", "--connections", "3", "--duration", "1s"}, expect{"slow-reader": {"held": 3}, "probe": {"ok": 5}}},
+		{"half-open", []string{"--rate", "40", "--connections", "8", "--duration", "5s"},
+			expect{"half-open": {"cut_upgraded": 2, "cut_vanished": 2}, "probe": {"ok": 10}}},
+		{"garbage", []string{"--rate", "22", "--duration", "1s"}, expect{"garbage": {"refused_text": 2, "closed_oversized": 2,
+			"closed_framing": 2, "refused_early": 2, "refused_stray": 2, "refused_fragmented": 2}, "probe": {"ok": 5}}},
+	} {
+		t.Run(c.scenario, func(t *testing.T) {
+			tg := target{tg.Stack, t}
+			r, _ := tg.run(t.Context(), 0, c.scenario, append(c.args, "--server", "chatd="+strconv.Itoa(tg.Chatd.PID()))...)
+			c.want.check(t, r)
+			if len(r.Servers) != 1 || r.Servers[0].RSSAfter == 0 {
+				t.Errorf("of chatd: %+v", r.Servers)
+			}
+		})
+	}
+}
+
+// check also wants that nothing failed and nothing was missed.
+func (e expect) check(t *testing.T, r *result.Result) {
+	t.Helper()
+	for name, outcomes := range e {
+		op := r.Op(name)
+		if op == nil {
+			t.Errorf("no operation %s", name)
+			continue
+		}
+		for code, least := range outcomes {
+			if op.Outcomes[code] < least {
+				t.Errorf("%s: %v: %s %d times, want %d", name, op.Outcomes, code, op.Outcomes[code], least)
+			}
+		}
+	}
+	for _, op := range r.Ops {
+		if op.Failed > 0 || op.Missed > 0 || op.Done != op.Offered {
+			t.Errorf("%s: %d offered, %d done, %d missed, failed %v", op.Name, op.Offered, op.Done, op.Missed, op.Errors)
+		}
+	}
+}
+
+// The rest of a command line's life: tickets from a file, objectives, Ctrl-C,
+// a relay that restarts, and results that are merged and compared.
+func story(t *testing.T, tg target) {
+	file := filepath.Join(t.TempDir(), "phones")
+	if code, _, errs := tg.chatload(t.Context(), "tickets", "--issuer-key", tg.IssuerKeyFile, "--iss", stack.Issuer,
+		"--fleet", tg.PinsFile, "--count", "12", "--out", file); code != 0 {
+		t.Fatal(errs)
+	}
+	t.Run("tickets from a file run out", func(t *testing.T) {
+		tg := target{tg.Stack, t}
+		r, out := tg.run(t.Context(), 99, "connect", "--tickets", file, "--rate", "40", "--duration", "1s",
+			"--slo", "connect.errors<1", "--slo", "connect.count>=12")
+		if op := r.Op("connect"); op.Outcomes["ok"] != 12 || op.Errors["no_phones"] != 8 {
+			t.Errorf("%v", op.Outcomes)
+		}
+		if !strings.Contains(out, "MISSED connect.errors<1 (8)") || !strings.Contains(out, "kept connect.count>=12 (12)") ||
+			!strings.Contains(out, "chatload tickets --count") {
+			t.Errorf("it says %s", out)
+		}
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		tg := target{tg.Stack, t}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		r, _ := tg.run(ctx, 0, "idle", "--rate", "50", "--connections", "5", "--duration", "1h")
+		if !r.Interrupted || r.Op("connect").Good() != 5 || r.Seconds > 30 {
+			t.Errorf("interrupted %v after %v s, %d connections", r.Interrupted, r.Seconds, r.Op("connect").Good())
+		}
+	})
+	t.Run("the relay restarts", func(t *testing.T) {
+		tg := target{tg.Stack, t}
+		restarted := make(chan error, 1)
+		time.AfterFunc(1500*time.Millisecond, func() {
+			err := tg.Chatd.Stop(context.Background())
+			if err == nil {
+				err = tg.Chatd.Start(context.Background())
+			}
+			restarted <- err
+		})
+		r, _ := tg.run(t.Context(), 0, "idle", "--rate", "100", "--connections", "5", "--duration", "4s", "--timeout", "20s")
+		if err := <-restarted; err != nil {
+			t.Fatal(err)
+		}
+		if hold, back := r.Op("hold"), r.Op("comeback"); hold == nil || hold.Done != 5 || back == nil || back.Good() != 5 {
+			t.Errorf("held: %+v, came back: %+v", hold, back)
+		}
+	})
+	t.Run("merge and compare", func(t *testing.T) {
+		tg := target{tg.Stack, t}
+		var files []string
+		for _, rate := range []string{"20", "10"} {
+			dir := filepath.Join(t.TempDir(), rate)
+			if code, _, errs := tg.chatload(t.Context(), "run", "connect", "--url", tg.URL(), "--fleet", tg.PinsFile, "--issuer-key", tg.IssuerKeyFile,
+				"--iss", stack.Issuer, "--rate", rate, "--duration", "1s", "--out", dir); code != 0 {
+				t.Fatal(errs)
+			}
+			files = append(files, filepath.Join(dir, "result.json"))
+		}
+		both := filepath.Join(t.TempDir(), "both")
+		if code, _, errs := tg.chatload(t.Context(), "merge", "--out", both, "--slo", "connect.count>=15", files[0], files[1]); code != 0 {
+			t.Error(errs)
+		}
+		if code, out, _ := tg.chatload(t.Context(), "compare", files[0], files[1], "--max-regression", "20"); code != 99 || !strings.Contains(out, "connect") {
+			t.Errorf("half the rate: exit code %d, %s", code, out)
+		}
+		if code, _, errs := tg.chatload(t.Context(), "compare", files[0], files[0], "--max-regression", "1"); code != 0 {
+			t.Errorf("with itself: exit code %d, %s", code, errs)
+		}
+	})
+}
+
+// What is wrong with a command line is said before anything is asked of a
+// relay.
+func TestUsage(t *testing.T) {
+	tg := target{nil, t}
+	for _, args := range [][]string{
+		{"run"}, {"run", "nonsense", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x"},
+		{"run", "echo", "--url", "http://127.0.0.1:1/v1/ws", "--fleet", "x"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "/nonexistent"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--slo", "echo.p99"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--rate", "0"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--ksf", "1,1,1"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--server", "me"},
+		{"tickets", "--out", "x"}, {"merge", "x"}, {"compare", "x"},
+	} {
+		if code, _, errs := tg.chatload(t.Context(), args...); code != 2 || errs == "" {
+			t.Errorf("%v: exit code %d, %q", args, code, errs)
+		}
+	}
+	if code, _, _ := tg.chatload(t.Context(), "compare", "/nonexistent", "/nonexistent"); code != 1 {
+		t.Errorf("files that are not there: exit code %d", code)
+	}
+}

@@ -1,0 +1,142 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// The plots' sizes, in SVG units.
+const (
+	plotWidth, plotHeight = 640.0, 220.0
+	marginLeft            = 56.0
+	marginRight           = 12.0
+	marginTop             = 10.0
+	marginBottom          = 30.0
+)
+
+// curve is a line of a plot. Points whose y is NaN are left out.
+type curve struct {
+	Name, Class string
+	xs, ys      []float64
+}
+
+// axis maps numbers to positions.
+type axis struct {
+	low, high float64
+	ticks     []float64
+	text      func(float64) string
+}
+
+func (a axis) part(v float64) float64 {
+	if a.high <= a.low {
+		return 0
+	}
+	return min(max((v-a.low)/(a.high-a.low), 0), 1)
+}
+
+// plot is what the template draws.
+type plot struct {
+	Title         string
+	Width, Height float64
+	Left, Right   float64
+	Top, Bottom   float64
+	XTicks        []tick
+	YTicks        []tick
+	Lines         []line
+	XLabel        string
+}
+
+type tick struct {
+	At   float64
+	Text string
+}
+
+type line struct{ Name, Class, Points string }
+
+func draw(title, xLabel string, x, y axis, curves []curve) plot {
+	p := plot{
+		Title: title, XLabel: xLabel, Width: plotWidth, Height: plotHeight,
+		Left: marginLeft, Right: plotWidth - marginRight, Top: marginTop, Bottom: plotHeight - marginBottom,
+	}
+	px := func(v float64) float64 { return round(p.Left + x.part(v)*(p.Right-p.Left)) }
+	py := func(v float64) float64 { return round(p.Bottom - y.part(v)*(p.Bottom-p.Top)) }
+	for _, t := range x.ticks {
+		p.XTicks = append(p.XTicks, tick{px(t), x.text(t)})
+	}
+	for _, t := range y.ticks {
+		p.YTicks = append(p.YTicks, tick{py(t), y.text(t)})
+	}
+	for _, c := range curves {
+		var b strings.Builder
+		for i := range c.xs {
+			if !math.IsNaN(c.ys[i]) {
+				fmt.Fprintf(&b, "%g,%g ", px(c.xs[i]), py(c.ys[i]))
+			}
+		}
+		p.Lines = append(p.Lines, line{c.Name, c.Class, strings.TrimSpace(b.String())})
+	}
+	return p
+}
+
+func round(v float64) float64 { return math.Round(v*10) / 10 }
+
+// linear is an axis from 0 to at least high, with round ticks.
+func linear(high float64) axis {
+	if !(high > 0) {
+		high = 1
+	}
+	step := math.Pow(10, math.Floor(math.Log10(high)))
+	for _, f := range []float64{0.2, 0.5, 1, 2} {
+		if high/(step*f) <= 6 {
+			step *= f
+			break
+		}
+	}
+	a := axis{high: step * math.Ceil(high/step-1e-9), text: short}
+	for v := 0.0; v <= a.high+step/2; v += step {
+		a.ticks = append(a.ticks, v)
+	}
+	return a
+}
+
+// logarithmic is an axis of decades around the positive values; positions are
+// the values' logarithms.
+func logarithmic(values []float64) axis {
+	low, high := math.Inf(1), math.Inf(-1)
+	for _, v := range values {
+		if v > 0 {
+			low, high = min(low, math.Log10(v)), max(high, math.Log10(v))
+		}
+	}
+	if high < low {
+		low, high = 0, 1
+	}
+	a := axis{low: math.Floor(low), high: math.Ceil(high), text: func(v float64) string { return short(math.Pow(10, v)) }}
+	if a.high == a.low {
+		a.high++
+	}
+	for v := a.low; v <= a.high; v++ {
+		a.ticks = append(a.ticks, v)
+	}
+	return a
+}
+
+// log10 is NaN for what has no place on a logarithmic axis.
+func log10(v float64) float64 {
+	if v > 0 {
+		return math.Log10(v)
+	}
+	return math.NaN()
+}
+
+// short is a number for an axis.
+func short(v float64) string {
+	if v >= 1e6 {
+		return fmt.Sprintf("%.3gM", v/1e6)
+	}
+	if v >= 1e4 {
+		return fmt.Sprintf("%.3gk", v/1e3)
+	}
+	return fmt.Sprintf("%.4g", v)
+}
