@@ -274,6 +274,48 @@ func TestEveryWriteFails(t *testing.T) {
 	}
 }
 
+// TestTableThatCannotBeWritten: the log still has room, but what Pebble writes in
+// the background has not. The store fails, instead of trying for ever while its
+// callers wait; and all that was acknowledged is there afterwards.
+func TestTableThatCannotBeWritten(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	var told atomic.Bool
+	fatal := make(chan error, 2)
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") && !told.Load() {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	s, err := pebblestore.Open("store", pebblestore.Options{Create: true, FS: fs, Log: slog.New(slog.DiscardHandler),
+		Fatal: func(err error) { fatal <- err; told.Store(true) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 2048)
+	var acked recordstore.Version
+	for acked < 100_000 {
+		v, err := s.Swap(t.Context(), recID(0), acked, data)
+		if err != nil {
+			break
+		}
+		acked = v
+	}
+	select {
+	case err := <-fatal:
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("Fatal was told %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("after %d swaps nobody was told", acked)
+	}
+	checkDead(t, s)
+	after := open(t, "store", pebblestore.Options{FS: mem.CrashClone(vfs.CrashCloneCfg{})})
+	if _, v, err := after.Load(t.Context(), recID(0)); err != nil || v < acked || v > acked+1 {
+		t.Errorf("version %d, %v; %d was acknowledged", v, err, acked)
+	}
+}
+
 // TestLoadShowsOnlyWhatIsDurable: while a swap's sync has not ended, a load of
 // the same record waits. (Pebble alone would show the record at once.)
 func TestLoadShowsOnlyWhatIsDurable(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 // reads. This one checks its log against what was synced, and its tables' footers.
 const pebbleFormat = pebble.FormatTableFormatV6
 
-func pebbleOptions(o Options, logger pebble.Logger) *pebble.Options {
+func pebbleOptions(o Options, logger logger) *pebble.Options {
 	fs := o.FS
 	if fs == nil {
 		fs = vfs.Default
@@ -27,6 +27,11 @@ func pebbleOptions(o Options, logger pebble.Logger) *pebble.Options {
 		ErrorIfNotExists:   !o.Create,
 		MaxOpenFiles:       256,
 		MemTableSize:       8 << 20,
+		// A flush that fails, as on a full disk, Pebble does again at once and for
+		// ever, while every swap waits for it.
+		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
+			logger.fail(fmt.Errorf("in the background: %w", err))
+		}},
 	}
 	if po.CacheSize == 0 {
 		po.CacheSize = defaultCacheSize

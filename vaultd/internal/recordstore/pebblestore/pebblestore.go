@@ -42,8 +42,9 @@ type Options struct {
 	// Without it that is ErrNoStore.
 	Create bool
 
-	// Fatal is called once, after a failed commit or when Pebble gives up: what
-	// is on the disk is in doubt, and only opening the store afresh can tell.
+	// Fatal is called once, after a failed commit, or when Pebble gives up or fails
+	// in the background: what is on the disk is in doubt, and only opening the
+	// store afresh can tell.
 	// Nil: log and end the process with status 1. If it returns, every call gets
 	// ErrClosed, and Close leaves files and lock to the end of the process.
 	Fatal func(error)
