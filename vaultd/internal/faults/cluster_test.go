@@ -17,6 +17,7 @@ import (
 	"chatvault/vaultd/internal/recordstore/engines/postgres"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
 	"chatvault/vaultd/internal/recordstore/pgstore"
+	"chatvault/vaultd/internal/recordstore/remote"
 )
 
 // The longest that anything may take to work again after the last fault.
@@ -41,6 +42,7 @@ func newCluster(t *testing.T, n int, o etcdcluster.Options) *cluster {
 		store, err := etcdstore.Open(t.Context(), etcdstore.Options{
 			Spec:   etcdstore.Spec{Endpoints: endpoints, Prefix: etcdstore.DefaultPrefix},
 			Create: i == 0, Timeout: callLimit, Log: slog.New(slog.DiscardHandler),
+			TLS: remote.TLS{Plaintext: o.Host != nil}, // network namespaces are other machines
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -52,7 +54,7 @@ func newCluster(t *testing.T, n int, o etcdcluster.Options) *cluster {
 }
 
 func (c *cluster) load(seed uint64) Load {
-	return Load{Seed: seed, Nodes: c.nodes, Clients: 8, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
+	return Load{Seed: seed, Nodes: c.nodes, Clients: 12, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
 }
 
 // some picks one member, mostly the leader.
@@ -172,7 +174,7 @@ func TestPostgresUnderKillsAndPauses(t *testing.T) {
 				t.Cleanup(func() { store.Close() })
 				nodes = append(nodes, &Local{Store: store, Rules: Vault()})
 			}
-			load := Load{Seed: seed, Nodes: nodes, Clients: 8, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
+			load := Load{Seed: seed, Nodes: nodes, Clients: 12, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
 			h := under(t, load, recovery, func(ctx context.Context) ([]string, error) {
 				return Schedule(ctx, seed, 5, one(
 					func(*rand.Rand) Fault {
