@@ -279,16 +279,19 @@ func TestEveryWriteFails(t *testing.T) {
 // callers wait; and all that was acknowledged is there afterwards.
 func TestTableThatCannotBeWritten(t *testing.T) {
 	mem := vfs.NewCrashableMem()
-	var told atomic.Bool
 	fatal := make(chan error, 2)
-	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") && !told.Load() {
-			return syscall.ENOSPC
-		}
-		return nil
-	}))
-	s, err := pebblestore.Open("store", pebblestore.Options{Create: true, FS: fs, Log: slog.New(slog.DiscardHandler),
-		Fatal: func(err error) { fatal <- err; told.Store(true) }})
+	begin := func(mem vfs.FS) (*pebblestore.Store, error) {
+		var told atomic.Bool
+		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") && !told.Load() {
+				return syscall.ENOSPC
+			}
+			return nil
+		}))
+		return pebblestore.Open("store", pebblestore.Options{Create: true, FS: fs, Log: slog.New(slog.DiscardHandler),
+			Fatal: func(err error) { fatal <- err; told.Store(true) }})
+	}
+	s, err := begin(mem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,6 +313,10 @@ func TestTableThatCannotBeWritten(t *testing.T) {
 		t.Fatalf("after %d swaps nobody was told", acked)
 	}
 	checkDead(t, s)
+	// Opening it while there is still no room fails in the same way.
+	if s, err := begin(mem.CrashClone(vfs.CrashCloneCfg{})); !errors.Is(err, syscall.ENOSPC) || len(fatal) != 1 {
+		t.Errorf("opened without room: %v, %v; Fatal was told %d times", s, err, len(fatal))
+	}
 	after := open(t, "store", pebblestore.Options{FS: mem.CrashClone(vfs.CrashCloneCfg{})})
 	if _, v, err := after.Load(t.Context(), recID(0)); err != nil || v < acked || v > acked+1 {
 		t.Errorf("version %d, %v; %d was acknowledged", v, err, acked)

@@ -14,7 +14,7 @@ import (
 // reads. This one checks its log against what was synced, and its tables' footers.
 const pebbleFormat = pebble.FormatTableFormatV6
 
-func pebbleOptions(o Options, logger logger) *pebble.Options {
+func pebbleOptions(o Options, logger pebble.Logger, background func(error)) *pebble.Options {
 	fs := o.FS
 	if fs == nil {
 		fs = vfs.Default
@@ -29,9 +29,7 @@ func pebbleOptions(o Options, logger logger) *pebble.Options {
 		MemTableSize:       8 << 20,
 		// A flush that fails, as on a full disk, Pebble does again at once and for
 		// ever, while every swap waits for it.
-		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
-			logger.fail(fmt.Errorf("in the background: %w", err))
-		}},
+		EventListener: &pebble.EventListener{BackgroundError: background},
 	}
 	if po.CacheSize == 0 {
 		po.CacheSize = defaultCacheSize

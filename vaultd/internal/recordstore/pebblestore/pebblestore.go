@@ -108,7 +108,7 @@ func Open(dir string, o Options) (*Store, error) {
 		s.stripes[i].lock = make(chan struct{}, 1)
 		s.stripes[i].lock <- struct{}{}
 	}
-	db, err := openPebble(dir, pebbleOptions(o, logger{s.log, s.fail}))
+	db, err := openPebble(dir, pebbleOptions(o, logger{s.log, s.fail}, s.failInBackground))
 	switch {
 	case errors.Is(err, pebble.ErrDBDoesNotExist):
 		return nil, fmt.Errorf("opening %s: %w", dir, ErrNoStore)
@@ -132,9 +132,17 @@ func (s *Store) endProcess(err error) {
 
 // fail makes the store unusable and says why, the first time. What fails while
 // the store is being opened is an error of Open and no more.
-func (s *Store) fail(err error) {
+func (s *Store) fail(err error) { s.failAs(err, false) }
+
+// failInBackground is fail for what Pebble tries again for ever, and in Open too:
+// Open would never return.
+func (s *Store) failInBackground(err error) {
+	s.failAs(fmt.Errorf("in the background: %w", err), true)
+}
+
+func (s *Store) failAs(err error, always bool) {
 	s.failMu.Lock()
-	tell := s.opened && s.failure == nil
+	tell := (s.opened || always) && s.failure == nil
 	if s.failure == nil {
 		s.failure = err
 		s.failed.Store(true)
