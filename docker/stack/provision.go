@@ -99,10 +99,14 @@ func (s *Stack) writeVaultConfig(o Options) error {
 }
 
 func (s *Stack) writeChatdConfig(redis string) error {
+	vaults := []string{s.VaultAddr()}
+	if s.Second != nil {
+		vaults = append(vaults, s.nextAddr.get())
+	}
 	return s.writeConfig("chatd.yaml", map[string]any{
 		"fleet":        Fleet,
 		"fleet-bundle": s.file(bundleFile),
-		"vault":        []string{s.VaultAddr()},
+		"vault":        vaults,
 		"vault-ca":     s.file(pkiDir + "/ca.crt"),
 		"vault-cert":   s.file(pkiDir + "/chatd.crt"),
 		"vault-key":    s.file(pkiDir + "/chatd.key"),

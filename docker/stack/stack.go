@@ -54,6 +54,9 @@ type Options struct {
 	// Pacing slows down recoveries from the sixth failure in a row on. The
 	// stack runs without, unlike vaultd by itself.
 	Pacing bool
+	// TwoVaults starts a second vault node on the same token and store, which
+	// VaultArgs must name: Pebble belongs to one process.
+	TwoVaults bool
 	// VaultArgs and ChatdArgs are further flags of "serve", which win over the
 	// files that the stack writes.
 	VaultArgs, ChatdArgs []string
@@ -72,11 +75,14 @@ type Stack struct {
 	PINFile string
 
 	Vault *Daemon
-	Chatd *Daemon
-	Redis *Daemon // nil when it is embedded
+	// Second is the second vault node, or nil.
+	Second *Daemon
+	Chatd  *Daemon
+	Redis  *Daemon // nil when it is embedded
 
 	token     token
 	vaultAddr *address
+	nextAddr  *address // the second vault's
 	chatdAddr *address
 	redisDir  string
 	issuer    issuer
@@ -88,7 +94,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, chatdAddr: &address{}}
+	s := &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, nextAddr: &address{}, chatdAddr: &address{}}
 	if err := s.startAll(ctx, o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -105,6 +111,13 @@ func (s *Stack) startAll(ctx context.Context, o Options) error {
 	s.Vault = s.daemon("vaultd", s.vaultAddr, o.VaultArgs, s.token.environment())
 	if err := s.start(ctx, s.Vault); err != nil {
 		return err
+	}
+	if o.TwoVaults {
+		s.Second = s.daemon("vaultd", s.nextAddr, o.VaultArgs, s.token.environment())
+		s.Second.LogFile = s.file("vaultd-2.log")
+		if err := s.start(ctx, s.Second); err != nil {
+			return err
+		}
 	}
 	redis := "embedded"
 	if o.Redis == RealRedis {
@@ -131,7 +144,7 @@ func (s *Stack) VaultAddr() string { return s.vaultAddr.get() }
 
 // Close kills everything that still runs. The files in Dir stay.
 func (s *Stack) Close() error {
-	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Redis} {
+	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Second, s.Redis} {
 		if d != nil {
 			_ = d.Kill() // it may have ended already
 		}
@@ -146,7 +159,7 @@ func (s *Stack) Close() error {
 // did not end well.
 func (s *Stack) Stop(ctx context.Context) error {
 	var errs []error
-	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Redis} {
+	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Second, s.Redis} {
 		if d != nil && d.Running() {
 			errs = append(errs, d.Stop(ctx))
 		}
