@@ -124,8 +124,9 @@ func (h *house) phoneOf(key ticket.DeviceKey, tickets func(context.Context) (str
 	p := &phone{h: h, key: key, log: &syncBuffer{}}
 	p.Client, err = client.New(client.Config{
 		URL: h.relay.url(), Pins: pins, Device: key, Store: &client.MemStore{}, Tickets: tickets,
-		ReplyWait: 2 * time.Second,
-		Logger:    slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		// The machine is busy with the tests beside this one.
+		Timeout: 5 * time.Minute,
+		Logger:  slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
 		h.t.Fatal(err)
