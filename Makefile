@@ -52,10 +52,11 @@ fuzz: ## Run every fuzz target for FUZZTIME (60s) each.
 bench: ## Run the benchmarks of PKG (./...).
 	go test -run '^$$' -bench . -benchmem $(PKG)
 
-night: ## Fuzz 10 minutes a target, run the benchmarks, and all tests five times.
-	@.ci/fuzz 10m
+night: setup bin/etcd ## Fuzz 60 s a target, back up 2 GB, run the benchmarks, and all tests twice.
+	@.ci/fuzz 60s
 	go test -run '^$$' -bench . -benchmem ./...
-	go test -race -count 5 -timeout 150m ./...
+	go test -tags night -count 1 -timeout 20m -run Gigabytes -v ./docker/e2e
+	go test -race -count 2 -timeout 60m ./...
 
 clean: ## Remove bin/ and cached test results.
 	rm -rf bin
