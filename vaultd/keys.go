@@ -31,7 +31,9 @@ type bundleFlags struct {
 // explain turns the HSM's errors into exit codes and advice.
 func explain(err error) error {
 	switch {
-	case errors.Is(err, hsm.ErrConfig):
+	// A wrong PIN is not to be tried again by a supervisor that restarts on 1: three
+	// or ten tries lock a real token.
+	case errors.Is(err, hsm.ErrConfig), errors.Is(err, hsm.ErrPIN):
 		return cmdline.ExitError{Code: cmdline.ExitUsage, Err: err}
 	case errors.Is(err, hsm.ErrNoKey):
 		return fmt.Errorf("%w: run \"vaultd init\" first", err)

@@ -298,7 +298,7 @@ func TestVaultRefusesToStart(t *testing.T) {
 		code int
 		says string
 	}{
-		"wrong PIN":            {[]string{"--pin-file", pinFile("pin", wrong, 0o600)}, 1, "PIN"},
+		"wrong PIN":            {[]string{"--pin-file", pinFile("pin", wrong, 0o600)}, 2, "PIN"},
 		"no PIN file":          {[]string{"--pin-file", filepath.Join(h.Dir, "nowhere")}, 2, "nowhere"},
 		"a PIN all may read":   {[]string{"--pin-file", pinFile("pin", wrong, 0o644)}, 2, "pin"},
 		"no module":            {[]string{"--hsm", "pkcs11:token=vault?module-path=/nowhere/libhsm.so"}, 2, "/nowhere/libhsm.so"},
