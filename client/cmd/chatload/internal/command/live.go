@@ -55,6 +55,9 @@ func glance(run *measure.Run, length time.Duration) string {
 		fmt.Fprintf(&b, "  %d held", held)
 	}
 	for _, op := range ops {
+		if op.Offered == 0 {
+			continue
+		}
 		fmt.Fprintf(&b, " | %s %d/%d", op.Name, op.Done-op.Failed, op.Offered)
 		if op.Flying > 0 {
 			fmt.Fprintf(&b, " flying %d", op.Flying)

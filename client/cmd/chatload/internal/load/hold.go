@@ -45,14 +45,10 @@ func (c *crowd) open(ctx context.Context, i int) measure.Outcome {
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var err error
-	if h.phone.Ticket == nil {
-		h.phone, err = c.e.cfg.Phones.New()
+	if err := h.have(); err != nil {
+		return outcome(err)
 	}
-	if err == nil {
-		err = h.connect(ctx)
-	}
-	return outcome(err)
+	return outcome(h.connect(ctx))
 }
 
 // places makes room for n connections.
@@ -90,6 +86,14 @@ type line struct {
 	mu      sync.Mutex
 	pinged  time.Time
 	dropped bool // by this side
+}
+
+// have gets a phone, unless it has one. It is called with mu held.
+func (h *held) have() (err error) {
+	if h.phone.Ticket == nil {
+		h.phone, err = h.crowd.e.cfg.Phones.New()
+	}
+	return err
 }
 
 // connect is called with mu held.
@@ -254,11 +258,11 @@ func (h *held) comeback(ctx context.Context) error {
 func (c *crowd) again(ctx context.Context, i int) measure.Outcome {
 	h := c.all[i%len(c.all)]
 	h.mu.Lock()
-	if h.phone.Ticket == nil { // its first connection found no phone
-		h.mu.Unlock()
-		return measure.Outcome{Code: CodeNoPhones, Failed: true}
-	}
+	err := h.have()
 	h.drop()
 	h.mu.Unlock()
+	if err != nil {
+		return outcome(err)
+	}
 	return outcome(h.comeback(ctx))
 }

@@ -22,7 +22,7 @@ type Scenario struct {
 func Scenarios() []Scenario { return slices.Clone(scenarios) }
 
 var scenarios = []Scenario{
-	{"connect", "Connections at a rate that grows from 0 to --rate over --duration; each is held until the end.", planConnect},
+	{"connect", "Connections at a rate that grows from 0 to --rate over --duration, at most --connections; each is held until the end.", planConnect},
 	{"idle", "--connections opened at --rate, then held, silent but for pings, for --duration. A relay that drains shows here: its GOAWAYs, and how long the phones take to come back.", planIdle},
 	{"echo", "--connections with a vault session each; STATUS requests through relay and vault at --rate.", planEcho},
 	{"register", "Registrations of new accounts at --rate.", planRegister},
@@ -98,7 +98,8 @@ func (e *Env) opening() arrival.Schedule {
 func (e *Env) timed(name string, f func() measure.Outcome) {
 	op, now := e.run.Op(name), time.Now()
 	op.Begin(now)
-	op.End(now, now, time.Now(), f())
+	out := f()
+	op.End(now, now, time.Now(), out)
 }
 
 func planConnect(e *Env) (plan, error) {

@@ -235,7 +235,8 @@ func (r *Run) Glances() (all []Glance, held int64) {
 	return all, held
 }
 
-// Results returns what was measured, by name. The run must be over.
+// Results returns what was measured, by name, without what never happened. The
+// run must be over.
 func (r *Run) Results() []*result.Op {
 	r.mu.Lock()
 	ops := slices.Clone(r.ops)
@@ -243,7 +244,9 @@ func (r *Run) Results() []*result.Op {
 	slices.SortFunc(ops, func(a, b *Op) int { return strings.Compare(a.name, b.name) })
 	var out []*result.Op
 	for _, o := range ops {
-		out = append(out, o.result())
+		if r := o.result(); r.Offered > 0 {
+			out = append(out, r)
+		}
 	}
 	return out
 }

@@ -10,15 +10,25 @@ import (
 const (
 	plotWidth, plotHeight = 640.0, 220.0
 	marginLeft            = 56.0
-	marginRight           = 12.0
+	marginRight           = 28.0
 	marginTop             = 10.0
 	marginBottom          = 30.0
 )
 
-// curve is a line of a plot. Points whose y is NaN are left out.
+// curve is a line of a plot. Where y is NaN it is interrupted.
 type curve struct {
 	Name, Class string
 	xs, ys      []float64
+}
+
+// steps is a curve of intervals: each value stands from its x for a width.
+func steps(name, class string, width float64, values []float64) curve {
+	c := curve{Name: name, Class: class}
+	for i, v := range values {
+		c.xs = append(c.xs, float64(i)*width, float64(i+1)*width)
+		c.ys = append(c.ys, v, v)
+	}
+	return c
 }
 
 // axis maps numbers to positions.
@@ -52,7 +62,11 @@ type tick struct {
 	Text string
 }
 
-type line struct{ Name, Class, Points string }
+// line has the points of each piece, as SVG wants them.
+type line struct {
+	Name, Class string
+	Pieces      []string
+}
 
 func draw(title, xLabel string, x, y axis, curves []curve) plot {
 	p := plot{
@@ -68,15 +82,26 @@ func draw(title, xLabel string, x, y axis, curves []curve) plot {
 		p.YTicks = append(p.YTicks, tick{py(t), y.text(t)})
 	}
 	for _, c := range curves {
-		var b strings.Builder
+		l := line{Name: c.Name, Class: c.Class}
+		var piece []string
 		for i := range c.xs {
-			if !math.IsNaN(c.ys[i]) {
-				fmt.Fprintf(&b, "%g,%g ", px(c.xs[i]), py(c.ys[i]))
+			if math.IsNaN(c.ys[i]) {
+				l.add(piece)
+				piece = nil
+				continue
 			}
+			piece = append(piece, fmt.Sprintf("%g,%g", px(c.xs[i]), py(c.ys[i])))
 		}
-		p.Lines = append(p.Lines, line{c.Name, c.Class, strings.TrimSpace(b.String())})
+		l.add(piece)
+		p.Lines = append(p.Lines, l)
 	}
 	return p
+}
+
+func (l *line) add(points []string) {
+	if len(points) > 0 {
+		l.Pieces = append(l.Pieces, strings.Join(points, " "))
+	}
 }
 
 func round(v float64) float64 { return math.Round(v*10) / 10 }

@@ -67,30 +67,28 @@ func newSection(op *result.Op) section {
 // ratePlot is what was offered and what came of it, by time.
 func ratePlot(op *result.Op) plot {
 	n := len(op.Series)
-	xs, offered, done, failed := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
+	offered, done, failed := make([]float64, n), make([]float64, n), make([]float64, n)
 	most := 0.0
 	for i, p := range op.Series {
-		xs[i] = float64(i) * op.Interval
 		offered[i], done[i], failed[i] = float64(p.Offered)/op.Interval, float64(p.Done-p.Failed)/op.Interval, float64(p.Failed)/op.Interval
 		most = max(most, offered[i], done[i], failed[i])
 	}
 	return draw("Rate (a second)", "seconds", linear(float64(n)*op.Interval), linear(most), []curve{
-		{"offered", "offered", xs, offered}, {"good", "good", xs, done}, {"failed", "failed", xs, failed},
+		steps("offered", "offered", op.Interval, offered), steps("good", "good", op.Interval, done), steps("failed", "failed", op.Interval, failed),
 	})
 }
 
 // timePlot is latency by schedule, by time.
 func timePlot(op *result.Op) plot {
 	n := len(op.Series)
-	xs, p50, p99, most := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
+	p50, p99, most := make([]float64, n), make([]float64, n), make([]float64, n)
 	var all []float64
 	for i, p := range op.Series {
-		xs[i] = float64(i) * op.Interval
 		p50[i], p99[i], most[i] = log10(p.P50), log10(p.P99), log10(p.Max)
 		all = append(all, p.P50, p.Max)
 	}
 	return draw("Latency by schedule (ms)", "seconds", linear(float64(n)*op.Interval), logarithmic(all), []curve{
-		{"p50", "good", xs, p50}, {"p99", "offered", xs, p99}, {"max", "failed", xs, most},
+		steps("p50", "good", op.Interval, p50), steps("p99", "offered", op.Interval, p99), steps("max", "failed", op.Interval, most),
 	})
 }
 

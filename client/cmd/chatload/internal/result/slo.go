@@ -140,13 +140,21 @@ func (s SLO) Judge(r *Result) Verdict {
 	}
 	switch s.unit {
 	case milliseconds:
-		v.Was = fmt.Sprintf("%.3gms", was)
+		v.Was = millis(was)
 	case fraction:
 		v.Was = fmt.Sprintf("%.3g%%", was*100)
 	default:
 		v.Was = fmt.Sprintf("%.6g", was)
 	}
 	return v
+}
+
+// millis has three digits, or all before the point.
+func millis(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0fms", v)
+	}
+	return fmt.Sprintf("%.3gms", v)
 }
 
 func (s SLO) measure(op *Op) (was float64, measured bool) {
