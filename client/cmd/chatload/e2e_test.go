@@ -60,7 +60,8 @@ func (tg target) chatload(ctx context.Context, args ...string) (code int, out, e
 func (tg target) run(ctx context.Context, want int, scenario string, args ...string) (*result.Result, string) {
 	tg.t.Helper()
 	dir := filepath.Join(tg.t.TempDir(), "out")
-	args = append([]string{"run", scenario, "--url", tg.URL(), "--fleet", tg.PinsFile, "--out", dir}, args...)
+	// Time enough for a busy machine: nothing here is about being fast.
+	args = append([]string{"run", scenario, "--url", tg.URL(), "--fleet", tg.PinsFile, "--out", dir, "--timeout", "60s"}, args...)
 	if !strings.Contains(strings.Join(args, " "), "--tickets") {
 		args = append(args, "--issuer-key", tg.IssuerKeyFile, "--iss", stack.Issuer)
 	}
@@ -104,10 +105,10 @@ func scenarios(t *testing.T, tg target) {
 		{"idle", []string{"--rate", "100", "--connections", "10", "--duration", "1500ms", "--local-addrs", "127.0.0.2-127.0.0.4"},
 			expect{"connect": {"ok": 10}, "ping": {"ok": 10}}},
 		{"echo", []string{"--rate", "30", "--connections", "3", "--duration", "1s"}, expect{"authorise": {"ok": 3}, "echo": {"ok": 30}}},
-		{"register", []string{"--rate", "4", "--duration", "1s"}, expect{"register": {"ok": 4}}},
-		{"recover", []string{"--rate", "6", "--accounts", "2", "--duration", "1s"}, expect{"recover": {"ok": 6}}},
-		{"wrong", []string{"--rate", "10", "--duration", "2s"},
-			expect{"wrong-password": {"wrong_password": 18}, "after-destruction": {"destroyed": 2}}},
+		{"register", []string{"--rate", "2", "--duration", "1s"}, expect{"register": {"ok": 2}}},
+		{"recover", []string{"--rate", "3", "--accounts", "1", "--duration", "1s"}, expect{"recover": {"ok": 3}}},
+		{"wrong", []string{"--rate", "10", "--duration", "1s"},
+			expect{"wrong-password": {"wrong_password": 9, "destroyed": 1}, "after-destruction": {"destroyed": 1}}},
 		{"storm", []string{"--rate", "100", "--connections", "10", "--every", "500ms", "--duration", "1s"},
 			expect{"connect": {"ok": 10}, "reconnect": {"ok": 20}}},
 		{"slow", []string{"--rate", "10", "--connections", "3", "--duration", "1s"}, expect{"slow-reader": {"held": 3}, "probe": {"ok": 5}}},
@@ -117,6 +118,7 @@ func scenarios(t *testing.T, tg target) {
 			"closed_framing": 2, "refused_early": 2, "refused_stray": 2, "refused_fragmented": 2}, "probe": {"ok": 5}}},
 	} {
 		t.Run(c.scenario, func(t *testing.T) {
+			t.Parallel()
 			tg := target{tg.Stack, t}
 			r, _ := tg.run(t.Context(), 0, c.scenario, append(c.args, "--server", "chatd="+strconv.Itoa(tg.Chatd.PID()))...)
 			c.want.check(t, r)
@@ -188,7 +190,7 @@ func story(t *testing.T, tg target) {
 			}
 			restarted <- err
 		})
-		r, _ := tg.run(t.Context(), 0, "idle", "--rate", "100", "--connections", "5", "--duration", "4s", "--timeout", "20s")
+		r, _ := tg.run(t.Context(), 0, "idle", "--rate", "100", "--connections", "5", "--duration", "4s")
 		if err := <-restarted; err != nil {
 			t.Fatal(err)
 		}

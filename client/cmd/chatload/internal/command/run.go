@@ -80,11 +80,13 @@ func (c runCmd) Run(ctx context.Context, app cmdline.App, io cmdline.IO) error {
 	run := measure.New(time.Now(), prepared.Length())
 	stop := watch(io.Err, run, prepared.Length(), c.Quiet)
 	whole := prepared.Run(ctx, run)
+	after := sample(servers) // with the connections that are held
+	prepared.Close()
 	stop()
 	r := &result.Result{
 		Version: result.Version, Scenario: scenario.Name, Targets: cfg.URLs, Started: run.Start().UTC(),
 		Seconds: time.Since(run.Start()).Seconds(), Interrupted: !whole, Settings: c.settings(cfg),
-		Ops: run.Results(), Servers: compareSamples(servers, before, sample(servers)),
+		Ops: run.Results(), Servers: compareSamples(servers, before, after),
 	}
 	lag99, lagMax := run.LagMillis()
 	r.Machines = []result.Machine{machine(cmdline.VersionOf(app.Name).String(), lag99, lagMax)}

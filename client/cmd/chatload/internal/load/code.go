@@ -27,6 +27,7 @@ const (
 	CodeNoPorts       = "no_ports"       // its source addresses have no more
 	CodeNoPhones      = "no_phones"      // its file of tickets has no more
 	codeTimeout       = "timeout"
+	codeInterrupted   = "interrupted" // the run was, and this with it
 	codeRefused       = "connection_refused"
 	codeLost          = "connection_lost"
 	codeProtocol      = "protocol"
@@ -119,7 +120,7 @@ func httpCode(resp *http.Response) string {
 	return "http_" + strconv.Itoa(resp.StatusCode)
 }
 
-// good and bad are outcomes.
+// outcome is the outcome that an error, or none, is.
 func outcome(err error) measure.Outcome {
 	return measure.Outcome{Code: codeOf(err), Failed: err != nil}
 }

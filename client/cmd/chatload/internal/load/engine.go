@@ -61,7 +61,13 @@ func (e *Env) runStage(ctx context.Context, s stage) bool {
 // was due and found no room until the end of the schedule is missed.
 func (e *Env) dispatch(ctx, working context.Context, s stream, begin time.Time, flying *sync.WaitGroup) {
 	op := e.run.Op(s.op)
-	op.Span(s.arrivals.Span())
+	defer func() {
+		span := s.arrivals.Span()
+		if ctx.Err() != nil {
+			span = min(span, time.Since(begin)) // no more was offered
+		}
+		op.Span(span)
+	}()
 	end := begin.Add(s.arrivals.Span())
 	over, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -94,6 +100,9 @@ func (e *Env) dispatch(ctx, working context.Context, s stream, begin time.Time, 
 			defer flying.Done()
 			began := time.Now()
 			out := s.do(working, i)
+			if out.Failed && ctx.Err() != nil && working.Err() != nil {
+				out.Code = codeInterrupted
+			}
 			op.End(due, began, time.Now(), out)
 			<-room
 		}(started)

@@ -88,11 +88,15 @@ func TestInterrupted(t *testing.T) {
 		op, took, whole := play(t, ctx, 10, arrival.Steady{Rate: 10, For: time.Hour}, func(ctx context.Context, i int) measure.Outcome {
 			if i == 5 {
 				<-ctx.Done()
+				return outcome(ctx.Err())
 			}
 			return ok
 		})
-		if op.Offered != 6 || op.Missed != 0 || op.Done != 6 || whole {
+		if op.Offered != 6 || op.Missed != 0 || op.Done != 6 || op.Errors[codeInterrupted] != 1 || whole {
 			t.Errorf("%+v, whole %v", op, whole)
+		}
+		if op.OfferedRate < 10.9 || op.OfferedRate > 11 { // 6 in 0.55 s
+			t.Errorf("offered %v a second", op.OfferedRate)
 		}
 		if took != 550*time.Millisecond+interruptGrace {
 			t.Errorf("it took %v", took)

@@ -100,18 +100,22 @@ func (p *Prepared) Length() (length time.Duration) {
 }
 
 // Run offers the load and returns when it is over, or soon after ctx ended;
-// then it reports false.
+// then it reports false. Connections that the scenario holds stand until Close.
 func (p *Prepared) Run(ctx context.Context, run *measure.Run) (whole bool) {
 	p.env.run = run
-	if p.plan.close != nil {
-		defer p.plan.close()
-	}
 	for _, s := range p.plan.stages {
 		if !p.env.runStage(ctx, s) {
 			return false
 		}
 	}
 	return true
+}
+
+// Close ends whatever the scenario holds. After Run only.
+func (p *Prepared) Close() {
+	if p.plan.close != nil {
+		p.plan.close()
+	}
 }
 
 // url is the next relay.
