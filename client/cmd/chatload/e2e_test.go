@@ -190,7 +190,7 @@ func story(t *testing.T, tg target) {
 			}
 			restarted <- err
 		})
-		r, _ := tg.run(t.Context(), 0, "idle", "--rate", "100", "--connections", "5", "--duration", "4s")
+		r, _ := tg.run(t.Context(), 0, "idle", "--rate", "100", "--connections", "5", "--duration", "5s")
 		if err := <-restarted; err != nil {
 			t.Fatal(err)
 		}

@@ -58,6 +58,14 @@ func (c *crowd) places(n int) {
 	}
 }
 
+// settle waits for those that are coming back, unless ctx ends before.
+func (c *crowd) settle(ctx context.Context) {
+	defer context.AfterFunc(ctx, c.stop)()
+	for _, h := range c.all {
+		h.settled()
+	}
+}
+
 // close ends all of them.
 func (c *crowd) close() {
 	c.stop()
@@ -73,7 +81,7 @@ func (c *crowd) close() {
 type held struct {
 	crowd *crowd // static
 
-	mu    sync.Mutex // held while it connects
+	mu    sync.Mutex // held while it connects, or comes back
 	phone phones.Phone
 	line  *line // nil: not connected
 }
@@ -94,6 +102,12 @@ func (h *held) have() (err error) {
 		h.phone, err = h.crowd.e.cfg.Phones.New()
 	}
 	return err
+}
+
+// settled returns when it is not coming back, or has come.
+func (h *held) settled() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 }
 
 // connect is called with mu held.
@@ -215,18 +229,18 @@ func (h *held) read(l *line) {
 	}
 	now := time.Now()
 	h.mu.Lock()
-	mine := h.line == l
-	if mine {
-		h.drop()
+	defer h.mu.Unlock()
+	if h.line != l {
+		return // it was cut here
 	}
-	h.mu.Unlock()
-	if !mine || h.crowd.ends.Err() != nil {
-		return // it was cut here, or the run is over
+	h.drop()
+	if h.crowd.ends.Err() != nil {
+		return // the run is over
 	}
 	hold := h.crowd.e.run.Op(opHold)
 	hold.Begin(now)
-	_, isGoaway := cutPrefix(code, "goaway_")
-	hold.End(now, now, now, measure.Outcome{Code: code, Failed: !isGoaway, Untimed: true})
+	_, asked := cutPrefix(code, "goaway_")
+	hold.End(now, now, now, measure.Outcome{Code: code, Failed: !asked, Untimed: true})
 	comeback := h.crowd.e.run.Op(opComeback)
 	comeback.Begin(now)
 	out := outcome(h.comeback(h.crowd.ends))
@@ -234,15 +248,10 @@ func (h *held) read(l *line) {
 }
 
 // comeback connects again until it succeeds, with the protocol's pauses after
-// the first try, within the time of an operation.
+// the first try, within the time of an operation. It is called with mu held.
 func (h *held) comeback(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, h.crowd.e.cfg.Timeout)
 	defer cancel()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.line != nil {
-		return nil // a storm has brought it back already
-	}
 	for n := 1; ; n++ {
 		err := h.connect(ctx)
 		if err == nil {
@@ -258,11 +267,10 @@ func (h *held) comeback(ctx context.Context) error {
 func (c *crowd) again(ctx context.Context, i int) measure.Outcome {
 	h := c.all[i%len(c.all)]
 	h.mu.Lock()
-	err := h.have()
-	h.drop()
-	h.mu.Unlock()
-	if err != nil {
+	defer h.mu.Unlock()
+	if err := h.have(); err != nil {
 		return outcome(err)
 	}
+	h.drop()
 	return outcome(h.comeback(ctx))
 }

@@ -59,7 +59,8 @@ type Env struct {
 type plan struct {
 	prepare func(ctx context.Context) error // nil: nothing to do
 	stages  []stage
-	close   func() // nil: nothing to do
+	settle  func(ctx context.Context) // nil: nothing to do
+	close   func()                    // nil: nothing to do
 }
 
 // Prepared is a scenario that can run.
@@ -107,6 +108,9 @@ func (p *Prepared) Run(ctx context.Context, run *measure.Run) (whole bool) {
 		if !p.env.runStage(ctx, s) {
 			return false
 		}
+	}
+	if p.plan.settle != nil {
+		p.plan.settle(ctx)
 	}
 	return true
 }

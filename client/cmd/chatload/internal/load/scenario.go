@@ -106,7 +106,7 @@ func planConnect(e *Env) (plan, error) {
 	ramp := arrival.First{Schedule: arrival.Ramp{To: e.cfg.Rate, For: e.cfg.Duration}, Max: e.cfg.Connections}
 	c := newCrowd(e)
 	c.places(ramp.Count())
-	return plan{close: c.close, stages: []stage{
+	return plan{settle: c.settle, close: c.close, stages: []stage{
 		{streams: []stream{{opConnect, ramp, e.cfg.MaxInFlight, c.open}}},
 	}}, nil
 }
@@ -114,7 +114,7 @@ func planConnect(e *Env) (plan, error) {
 func planIdle(e *Env) (plan, error) {
 	c := newCrowd(e)
 	c.places(e.cfg.Connections)
-	return plan{close: c.close, stages: []stage{
+	return plan{settle: c.settle, close: c.close, stages: []stage{
 		{streams: []stream{{opConnect, e.opening(), e.cfg.MaxInFlight, c.open}}},
 		{atLeast: e.cfg.Duration},
 	}}, nil
@@ -124,7 +124,7 @@ func planStorm(e *Env) (plan, error) {
 	c := newCrowd(e)
 	c.places(e.cfg.Connections)
 	storms := arrival.Bursts{Size: e.cfg.Connections, Every: e.cfg.Every, For: e.cfg.Duration}
-	return plan{close: c.close, stages: []stage{
+	return plan{settle: c.settle, close: c.close, stages: []stage{
 		{streams: []stream{{opConnect, e.opening(), e.cfg.MaxInFlight, c.open}}},
 		// Room for all: nobody waits for the others to come back.
 		{streams: []stream{{opReconnect, storms, e.cfg.Connections, c.again}}},
