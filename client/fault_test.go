@@ -193,6 +193,32 @@ func TestLostAbortKeepsTheVerdict(t *testing.T) {
 	})
 }
 
+// A relay that lets aborts through, and ends the session before each reply, must not
+// turn one wrong password into ten charges (A18): the entry is closed by then, and
+// the same element would be charged anew.
+func TestLostVerdictOfAnAbortIsNotChargedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone(func(c *client.Config) { c.Timeout = 5 * time.Minute })
+		p.register(t, "pw")
+		aborts := 0
+		f.hook(func(d direction, fr frame.Frame) fate {
+			if data, ok := fr.(frame.Data); ok && d == down && data.Sequence == 3 {
+				aborts++
+				f.vault.forgetAll()
+				return cut
+			}
+			return pass
+		})
+		_, err := p.Recover(t.Context(), []byte("wrong"))
+		if e := wantError(t, err, client.ErrWrongPassword); e.AttemptsLeft != 9 || !e.Charged {
+			t.Errorf("%+v", e)
+		}
+		if n := f.vault.charges(); n != 1 || aborts != 1 {
+			t.Errorf("%d charges, %d aborts, for one wrong password", n, aborts)
+		}
+	})
+}
+
 func TestStorageFailuresOfTheVault(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRelay) {
 		p := f.phone()

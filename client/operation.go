@@ -43,7 +43,7 @@ type operation struct {
 	left    int
 	charged bool
 
-	verdict error // reached, but the vault could not be told yet
+	verdict error // reached, whether or not the vault has confirmed it
 }
 
 // run opens a session, calls do, and does both again when the session was lost
@@ -71,6 +71,12 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 		}
 		if err == nil {
 			return nil
+		}
+		if o.verdict != nil {
+			// Not once more: the abort may have been heard and its reply lost. Then
+			// the entry is closed, and the same element would be charged anew, as
+			// often as a relay cares to end the session (A18).
+			return o.wrap(err)
 		}
 		fault, again := o.passing(err)
 		if fault {

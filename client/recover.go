@@ -212,8 +212,9 @@ func (o *operation) finalize(login *opaque.ClientLogin, started vaultmsg.Recover
 }
 
 // abort tells the vault that the password was wrong, and returns the verdict. If
-// the vault cannot be told, the verdict stands and the blind stays: the entry is
-// still open, and typing the same again costs nothing.
+// it is not known whether the vault was told, the verdict stands and so does the
+// blind: if the entry is still open, typing the same again costs nothing. It is
+// told in this session only; see run.
 func (o *operation) abort(ctx context.Context) error {
 	wrong := &Error{Op: o.name, Code: frame.WrongPassword, Charged: true, AttemptsLeft: o.left}
 	o.verdict = wrong
