@@ -190,6 +190,9 @@ func parseLine(b []byte) (Phone, error) {
 	if claims.Device != device.Thumbprint() {
 		return Phone{}, ticket.ErrDevice
 	}
+	if claims.Subject != l.Subject {
+		return Phone{}, ticket.ErrSubject
+	}
 	t := l.Ticket
 	return Phone{Subject: claims.Subject, Device: device, Ticket: func(context.Context) (string, error) { return t, nil }}, nil
 }

@@ -66,7 +66,7 @@ func TestIssuer(t *testing.T) {
 	if claims(t, again).Device == claims(t, a).Device || i.Left() >= 0 {
 		t.Error("a new phone has the lost one's key, or phones end")
 	}
-	if RandomPrefix() == RandomPrefix() {
+	if one, two := RandomPrefix(), RandomPrefix(); one == two {
 		t.Error("two runs share accounts")
 	}
 	if _, err := ParseIssuerKey([]byte("no key")); !errors.Is(err, ErrIssuerKey) {
@@ -107,6 +107,7 @@ func TestFile(t *testing.T) {
 		"empty": "", "not JSON": "x\n", "no key": `{"sub":"a","device":"","ticket":"t"}`,
 		"no ticket":      strings.Split(first, `"ticket"`)[0] + `"ticket":""}`,
 		"another device": strings.Replace(first, device, other, 1),
+		"another sub":    strings.Replace(first, `"p-1"`, `"p-2"`, 1),
 		"endless line":   strings.Repeat("a", 1<<20),
 	} {
 		if _, err := Read(strings.NewReader(bad)); err == nil {
