@@ -6,10 +6,10 @@ FUZZTIME ?= 60s
 PKG ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test fault lint fmt demo dev fuzz bench night clean
+.PHONY: help setup build test fault lint fmt demo dev fuzz bench bench-store night clean
 
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian, Ubuntu; as root), or say what to install.
 	@.ci/setup test
@@ -51,6 +51,9 @@ fuzz: ## Run every fuzz target for FUZZTIME (60s) each.
 
 bench: ## Run the benchmarks of PKG (./...).
 	go test -run '^$$' -bench . -benchmem $(PKG)
+
+bench-store: setup bin/etcd ## Measure the record stores against their goals (Linux, strace; 20 minutes at most).
+	@go run ./vaultd/internal/storebench
 
 night: setup bin/etcd ## Fuzz 60 s a target, back up 2 GB, run the benchmarks, and all tests twice.
 	@.ci/fuzz 60s
