@@ -102,6 +102,7 @@ func (p *tap) serve(t *testing.T, c net.Conn) {
 func TestCanaries(t *testing.T) {
 	tap := newTap(t)
 	h := start(t, func(o *stack.Options) {
+		o.Redis = stack.RealRedis // whose log is looked at too
 		o.ChatdArgs = append(o.ChatdArgs, "--vault", tap.ln.Addr().String(), "--log-level", "debug")
 		o.VaultArgs = append(o.VaultArgs, "--log-level", "debug")
 	})
@@ -166,7 +167,7 @@ func TestCanaries(t *testing.T) {
 	for _, e := range errs {
 		everywhere["errors"] = append(everywhere["errors"], e.Error()...)
 	}
-	for _, d := range []*stack.Daemon{h.Vault, h.Chatd} {
+	for _, d := range []*stack.Daemon{h.Vault, h.Chatd, h.Redis} {
 		b, err := d.Logs()
 		if err != nil || len(b) == 0 {
 			t.Fatalf("%s: no log (%v)", d.Name, err)

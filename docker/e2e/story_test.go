@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chatvault/client"
+	"chatvault/docker/stack"
 )
 
 func left(err error) int {
@@ -96,8 +97,9 @@ func TestVaultKilledBetweenKE2AndKE3(t *testing.T) {
 	})
 }
 
-func TestTwoHundredParallelGuesses(t *testing.T) {
-	h := start(t)
+func TestTwoHundredParallelGuesses(t *testing.T) { bothRedis(t, twoHundredParallelGuesses) }
+
+func twoHundredParallelGuesses(t *testing.T, h *house) {
 	h.registered("anna", "1234")
 	var wg sync.WaitGroup
 	var wrong, refused, other atomic.Int32
@@ -128,8 +130,9 @@ func TestTwoHundredParallelGuesses(t *testing.T) {
 
 // TestThirtyDroppedRecoveries is A18: a relay that drops KE2 or KE3 each time
 // costs one charge, and the thirty-first try succeeds.
-func TestThirtyDroppedRecoveries(t *testing.T) {
-	h := start(t)
+func TestThirtyDroppedRecoveries(t *testing.T) { bothRedis(t, thirtyDroppedRecoveries) }
+
+func thirtyDroppedRecoveries(t *testing.T, h *house) {
 	key := h.registered("anna", "1234")
 	phone := h.phone("anna")
 	for i := range 30 {
@@ -227,7 +230,7 @@ func TestSIGTERMInMidRecovery(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := start(t)
+			h := start(t, func(o *stack.Options) { o.Redis = stack.RealRedis })
 			key := h.registered("anna", "1234")
 			daemon := pick(h)
 			stopped := make(chan error, 1)
