@@ -3,6 +3,7 @@ package vault_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"chatvault/protocol/frame"
@@ -161,5 +162,23 @@ func TestKE3ComesAgainAfterAFailure(t *testing.T) {
 			t.Fatal("another KE3 was taken in place of the verified one")
 		}
 		want(t, "the same KE3 again", p.send(m), frame.OK, 10)
+	}
+}
+
+// TestASweepWithoutHSMSaysLittle: with the HSM gone every record fails, and one log
+// line has to tell of all of them.
+func TestASweepWithoutHSMSaysLittle(t *testing.T) {
+	w := newWorld(t)
+	for _, sub := range []string{"anna", "bob", "carol"} {
+		want(t, "register", w.phone(sub).register(vaultmsg.PurposeRegister, 0, "1234"), frame.OK, 10)
+	}
+	down := errors.New("no token")
+	w.hsm.before = func(string) error { return down }
+	n, err := w.vault.Sweep(t.Context())
+	if n != 0 || !errors.Is(err, down) || !strings.HasPrefix(err.Error(), "3 records, ") {
+		t.Errorf("%d destroyed, %v", n, err)
+	}
+	if said := strings.Count(err.Error(), down.Error()); said != 1 {
+		t.Errorf("the failure is told %d times: %v", said, err)
 	}
 }

@@ -90,23 +90,27 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 }
 
 // Sweep settles every record once: what is used up and has no open attempt left
-// becomes a tombstone, without anybody touching it. It returns how many did.
+// becomes a tombstone, without anybody touching it. It returns how many did. The
+// error names one record of those that failed, and how many there were.
 func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
 	var after recordstore.ID
-	var failed error
+	var first error
+	failed := 0
 	for {
 		ids, err := v.cfg.Store.Scan(ctx, after, 1000)
 		if err != nil {
 			return destroyed, fmt.Errorf("scan: %w", err)
 		}
 		if len(ids) == 0 {
-			return destroyed, failed
+			break
 		}
 		for _, id := range ids {
 			// One record that does not open must not keep the others alive.
 			changed, err := v.settle(ctx, id)
 			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("record %s: %w", id, err))
+				if failed++; first == nil {
+					first = fmt.Errorf("record %s: %w", id, err)
+				}
 			}
 			if changed {
 				destroyed++
@@ -114,6 +118,11 @@ func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
 		}
 		after = ids[len(ids)-1]
 	}
+	if first != nil {
+		// Not all of them: while the HSM is down every record of millions fails.
+		return destroyed, fmt.Errorf("%d records, the first of them %w", failed, first)
+	}
+	return destroyed, nil
 }
 
 // settle tries once: a collision means that somebody else touches the record,
