@@ -159,10 +159,10 @@ func (c *Child) Start() error {
 		if r.Failed == "" {
 			return nil
 		}
+		<-p.Exited()
 	case <-time.After(startLimit):
-		c.Kill()
+		p.Signal(syscall.SIGKILL)
 	}
-	<-p.Exited()
 	return fmt.Errorf("the node did not begin to serve: %s", p.Log())
 }
 

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"chatvault/vaultd/internal/faults/cutfs"
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
 	"chatvault/vaultd/internal/recordstore/engines/postgres"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
@@ -106,56 +105,6 @@ func TestEtcdUnderKillsAndPauses(t *testing.T) {
 			})
 		}
 	}
-}
-
-// Members on disks that lose power, one of them and all at once. The disks have a
-// journal: without one, which POSIX would allow, etcd's own directory is lost with
-// the first cut, because nothing syncs its name, and the cluster comes up empty.
-func TestEtcdWhenThePowerIsCut(t *testing.T) {
-	const n = 3
-	var disks [n]powered
-	for i := range disks {
-		disks[i] = powered{disk: cutfs.New(), dir: t.TempDir()}
-		disks[i].disk.Journal = true
-		if err := disks[i].mount(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { disks[i].unmount() })
-	}
-	c := newCluster(t, n, etcdcluster.Options{Dir: func(i int) string { return disks[i].dir }})
-	cut := func(name string, which []int, rng *rand.Rand) Fault {
-		torn := make([]*rand.Rand, n)
-		for _, i := range which {
-			if rng.IntN(2) == 0 {
-				torn[i] = rand.New(rand.NewPCG(rng.Uint64(), 1))
-			}
-		}
-		return Fault{name, func() error {
-			for _, i := range which {
-				disks[i].disk.Cut()
-			}
-			for _, i := range which {
-				if err := errors.Join(c.Members[i].Kill(), disks[i].restore(torn[i])); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, func() error {
-			for _, i := range which {
-				if err := c.Members[i].Start(); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, [2]time.Duration{0, 500 * time.Millisecond}}
-	}
-	h := under(t, c.load(1), recovery, func(ctx context.Context) ([]string, error) {
-		return Schedule(ctx, 1, 8, one(
-			func(rng *rand.Rand) Fault { return cut("power cut of one", []int{c.some(rng)}, rng) },
-			func(rng *rand.Rand) Fault { return cut("power cut of all", []int{0, 1, 2}, rng) },
-		))
-	})
-	mustBeLinearizable(t, h)
 }
 
 func TestPostgresUnderKillsAndPauses(t *testing.T) {

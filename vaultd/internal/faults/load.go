@@ -104,13 +104,17 @@ func (r *run) do(ctx context.Context, client, node int, op Op) (Result, error) {
 }
 
 // look asks for every account that there ever was once more, at any node that
-// answers: whatever was acknowledged and then lost is seen by that.
+// answers: whatever was acknowledged and then lost is seen by that. Where nobody
+// answers there is nothing to see.
 func (r *run) look(ctx context.Context) {
 	for i, id := range r.history.ids() {
-		for n := range r.Nodes {
-			if _, err := r.do(ctx, r.Clients, (i+n)%len(r.Nodes), Op{Kind: Status, Account: id, Device: 1}); err == nil {
-				break
-			}
+		answered := false
+		for n := 0; n < len(r.Nodes) && !answered; n++ {
+			_, err := r.do(ctx, r.Clients, (i+n)%len(r.Nodes), Op{Kind: Status, Account: id, Device: 1})
+			answered = err == nil
+		}
+		if !answered {
+			return
 		}
 	}
 }

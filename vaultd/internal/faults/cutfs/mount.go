@@ -18,7 +18,15 @@ func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("mounting a FUSE file system (needs /dev/fuse, and root or the package fuse3): %w", err)
 	}
-	return server.Unmount, nil
+	return func() error {
+		// Forced: calls under way fail, so that nothing waits for a disk without
+		// power. Where only fusermount3 may unmount, it does so below.
+		if syscall.Unmount(dir, syscall.MNT_FORCE) != nil {
+			return server.Unmount()
+		}
+		server.Wait()
+		return nil
+	}, nil
 }
 
 // inode is a node as the kernel knows it.
