@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"chatvault/vaultd/internal/recordstore"
@@ -60,7 +61,7 @@ func (r *row) repeat(ctx context.Context, p plan, once func(ctx context.Context,
 		for range p.repetitions {
 			m, err := once(ctx, len(r.Repetitions))
 			if err != nil {
-				r.Error = err.Error()
+				r.Error, r.Met = err.Error(), false
 				return
 			}
 			r.Repetitions = append(r.Repetitions, m)
@@ -79,7 +80,7 @@ func (r *row) judge() {
 	r.Measured = r.medianOf(func(m repetition) float64 { return m.Value })
 	if floor > 0 {
 		r.Measured = ours / floor
-		r.Detail = fmt.Sprintf("%.0f/s and %.0f/s", ours, floor)
+		r.Detail = fmt.Sprintf("ours %.0f/s, floor %.0f/s", ours, floor)
 	}
 	r.Met = r.reaches(r.Measured)
 }
@@ -126,7 +127,7 @@ func (r *row) String() string {
 	}
 	goal := fmt.Sprintf("goal %s %.4g %s", sign, r.Goal, r.Unit)
 	if r.Error != "" {
-		return fmt.Sprintf("%-6s  %-44s  not measured: %s  %s", verdict, r.Name, r.Error, goal)
+		return fmt.Sprintf("%-6s  %-44s  not measured: %s  %s", verdict, r.Name, strings.ReplaceAll(r.Error, "\n", "; "), goal)
 	}
 	var values []float64
 	for _, m := range r.Repetitions {

@@ -41,12 +41,18 @@ func TestRowsAreRepeatedWhileTheirSpreadCrossesTheGoal(t *testing.T) {
 }
 
 func TestARowThatFailsIsNotMet(t *testing.T) {
-	r := &row{Goal: 1}
-	r.repeat(t.Context(), quickPlan(), func(_ context.Context, i int) (repetition, error) {
-		return repetition{Value: 0.5}, errors.New("engine burnt down")
-	})
-	if line := r.String(); !strings.HasPrefix(line, "MISSED") || !strings.Contains(line, "engine burnt down") {
-		t.Errorf("%q", line)
+	for _, at := range []int{0, 1, 2} { // the last in the second round, after one that met the goal
+		r := &row{Goal: 1}
+		p := plan{repetitions: 2, rounds: 2, noRepeats: time.Now().Add(time.Hour)}
+		r.repeat(t.Context(), p, func(_ context.Context, i int) (repetition, error) {
+			if i == at {
+				return repetition{}, errors.New("engine\nburnt down")
+			}
+			return repetition{Value: 0.1 + 1.7*float64(i)}, nil
+		})
+		if line := r.String(); !strings.HasPrefix(line, "MISSED") || !strings.Contains(line, "engine; burnt down") {
+			t.Errorf("%q", line)
+		}
 	}
 }
 
