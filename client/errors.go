@@ -38,9 +38,10 @@ var (
 	ErrUnavailable = errors.New("the vault cannot work now")
 	// ErrPending: a claim has to ripen first; Error.Until.
 	ErrPending = errors.New("a claim is pending")
-	// ErrPaced: too many failures on other devices than the owner's;
-	// Error.Until. No attempt was charged.
-	ErrPaced = errors.New("slowed down after failures")
+	// ErrPaced: too many failures on other devices than the owner's, or more
+	// attempts than the vault charges in an hour; Error.Until. No attempt was
+	// charged.
+	ErrPaced = errors.New("slowed down")
 	// ErrConflict: another registration came first, or something is
 	// registered where nothing was expected.
 	ErrConflict = errors.New("conflict with another registration")

@@ -6,9 +6,9 @@ import (
 )
 
 // hourly caps how often something happens on this node: at most max at once, and
-// max in an hour. chatd's limits do not bind a corrupted chatd, so that what burns
-// attempts or destroys keys wholesale is slowed down here. A nil hourly caps
-// nothing.
+// max an hour in the long run (within one hour that begins full: twice that).
+// chatd's limits do not bind a corrupted chatd, so that what burns attempts or
+// destroys keys wholesale is slowed down here. A nil hourly caps nothing.
 type hourly struct {
 	max float64
 

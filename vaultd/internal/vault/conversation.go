@@ -193,8 +193,8 @@ func (c *Conversation) update(ctx context.Context, decide func(*record.Record) (
 		if !errors.Is(err, recordstore.ErrConflict) {
 			return err
 		}
-		// The lock makes collisions within this node impossible and those
-		// between nodes rare; ctx bounds them.
+		// Under the lock only a sweep collides with this on the same node, and
+		// other nodes rarely do; ctx bounds it.
 		if err := ctx.Err(); err != nil {
 			return err
 		}

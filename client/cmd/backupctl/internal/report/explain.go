@@ -38,7 +38,7 @@ var rows = []row{
 	{client.ErrLocked, Destroyed, "", "Ten passwords were wrong: the key is destroyed, at once or within hours, and no password opens it any more. The recovery key does, if you kept it: backupctl restore --ask-recovery-key FILE FOLDER"},
 	{client.ErrNotRegistered, NotRegistered, "", "Register first: backupctl register. If you did, on another account or fleet, look at the ticket: backupctl ticket check FILE"},
 	{client.ErrPending, Pending, "", "Come back then, with a fresh ticket. Until then the owner of the key may object: backupctl status shows it."},
-	{client.ErrPaced, RateLimited, "", "Wrong passwords came from other devices, so the vault slows down. No attempt was charged. Wait until then."},
+	{client.ErrPaced, RateLimited, "", "The vault slows down: many wrong passwords came from other devices, or it has many attempts to serve. No attempt was charged. Wait until then."},
 	{client.ErrRateLimited, RateLimited, "", "Nothing was charged by this answer. Wait, then run the command again."},
 	{client.ErrTicketExpired, NotAuthorised, "", "Put a fresh ticket into the file that --ticket-file names. Look at this one: backupctl ticket check FILE"},
 	{client.ErrNotAuthorised, NotAuthorised, "", "Look at the ticket: backupctl ticket check FILE. It must be minted for this device: backupctl device show"},

@@ -143,6 +143,14 @@ func TestPendingAndPacedSayUntilWhen(t *testing.T) {
 	}
 }
 
+// A vault's cap paces the owner device too, when nobody else tried a password.
+func TestPacedBlamesNoOtherDeviceAlone(t *testing.T) {
+	o := Explain(&client.Error{Code: frame.Paced, AttemptsLeft: client.Unknown})
+	if !strings.Contains(o.Next, "other devices, or ") {
+		t.Errorf("%q", o.Next)
+	}
+}
+
 func TestCorruptSaysWhere(t *testing.T) {
 	o := Explain(&backupfile.CorruptError{Offset: 123, Part: 4, Err: backupfile.ErrTruncated})
 	if *o.Offset != 123 || *o.Part != 4 {
