@@ -182,3 +182,21 @@ func TestASweepWithoutHSMSaysLittle(t *testing.T) {
 		t.Errorf("the failure is told %d times: %v", said, err)
 	}
 }
+
+// TestAnAbortComesAgain: a store that fails consumes nothing, so that the phone can
+// tell its verdict again in the same session, and the entry does not stay open.
+func TestAnAbortComesAgain(t *testing.T) {
+	w, p := setup(t)
+	if r := p.try("0000").ke1(); r.Status != frame.OK {
+		t.Fatal(r.Status)
+	}
+	w.hsm.before = func(string) error { return errDisk }
+	if r := p.send(vaultmsg.Abort{}); r.Status != frame.Unavailable || !r.Charged {
+		t.Errorf("with the HSM gone: %+v", r)
+	}
+	w.hsm.before = nil
+	want(t, "again", p.send(vaultmsg.Abort{}), frame.WrongPassword, 9)
+	if r := p.send(vaultmsg.Abort{}); r.Status != frame.NoAttempt {
+		t.Errorf("a third time: %s", r.Status)
+	}
+}

@@ -209,7 +209,6 @@ func (c *Conversation) abort(ctx context.Context) vaultmsg.Reply {
 // fail closes the attempt. The charge stands.
 func (c *Conversation) fail(ctx context.Context, kind vaultmsg.EventKind) vaultmsg.Reply {
 	a := c.attempt
-	defer c.dropAttempt()
 	reply := vaultmsg.Reply{Charged: true}
 	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
 		verdict := rules.Fail(r, a.Attempt, a.generation, kind, c.v.cfg.Now(), c.v.cfg.Params)
@@ -219,7 +218,11 @@ func (c *Conversation) fail(ctx context.Context, kind vaultmsg.EventKind) vaultm
 	if err != nil {
 		reply = c.unavailable("fail", err)
 		reply.Charged = true
+		if a.state != nil {
+			return reply // the Abort may come again; a KE3 is used up
+		}
 	}
+	c.dropAttempt()
 	return reply
 }
 
