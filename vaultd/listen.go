@@ -35,7 +35,10 @@ func (c *serveCmd) serve(ctx context.Context, v *vault.Vault, module hsm.Module,
 	sessions := session.New(session.Config{
 		Fleet: c.Fleet, Node: node, StaticPublic: static,
 		StaticDH: func(peer []byte) ([]byte, error) {
-			return module.DHX(context.Background(), hsm.Noise, peer)
+			// Else handshakes would queue without end behind a slow HSM.
+			ctx, cancel := context.WithTimeout(context.Background(), c.SessionIdle)
+			defer cancel()
+			return module.DHX(ctx, hsm.Noise, peer)
 		},
 		NewConversation: func(h [32]byte) session.Conversation { return v.NewConversation(h) },
 		MaxSessions:     c.MaxSessions, Idle: c.SessionIdle, Log: log,

@@ -434,9 +434,6 @@ func (h *house) inside(t *testing.T, d device) *talk {
 	return s
 }
 
-// close ends the session: a device may have four.
-func (s *talk) close() { s.c.send(frame.Close{Session: s.id}) }
-
 // status asks what stands under the session's account.
 func (s *talk) status() (vaultmsg.AccountStatus, int) {
 	s.t.Helper()

@@ -2,11 +2,14 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"chatvault/protocol/opaque"
 	"chatvault/protocol/ticket"
 	"chatvault/vaultd/internal/hsm"
 	"chatvault/vaultd/internal/record"
+	"chatvault/vaultd/internal/recordstore"
 )
 
 // decoy is what a refused attempt is evaluated with. The relay sees when a reply
@@ -27,10 +30,11 @@ func newDecoy(ctx context.Context, m hsm.Module) (d decoy, err error) {
 	return d, err
 }
 
-// pretend does the work of an attempt that is not one, and drops the result. Its
-// failures change nothing: the refusal stands.
+// pretend does the work of an attempt that is not one, and drops the result: the
+// record was loaded already, as for any other attempt. Its failures change nothing:
+// the refusal stands.
 func (v *Vault) pretend(ctx context.Context, a ticket.Account, ke1 opaque.KE1) {
-	_ = v.decoyWrite(ctx, a)
+	_ = v.decoys.write(ctx, v, a, false)
 	_, state, err := opaque.GenerateKE2(ctx, opaque.ServerParams{
 		ServerIdentity: []byte(v.cfg.Fleet), ServerPublicKey: v.serverPublic,
 		Evaluate: v.evaluate(v.decoy.wrapped, v.decoy.public), DH: v.staticDH,
@@ -40,18 +44,55 @@ func (v *Vault) pretend(ctx context.Context, a ticket.Account, ke1 opaque.KE1) {
 	}
 }
 
-// decoyWrite stores a record of nobody, durably: there are 256 of them, so that
-// strangers cannot fill the store.
-func (v *Vault) decoyWrite(ctx context.Context, a ticket.Account) error {
-	hash := a.Hash()
-	id, err := v.records.id(ctx, "chatvault/1 decoy", hash[:1])
+// decoys are the records of nobody that are written where an answer writes
+// nothing: 256 of them, so that strangers cannot fill the store. Where each is and
+// its version are remembered, so that writing one costs no more than a charge.
+type decoys struct {
+	mu    sync.Mutex // guards known
+	known map[byte]place
+}
+
+type place struct {
+	id      recordstore.ID
+	version recordstore.Version
+}
+
+// decoyTries bounds how often a decoy is written against others who write it.
+const decoyTries = 4
+
+// write stores the account's decoy, durably; with a load before it, as a verdict
+// has.
+func (d *decoys) write(ctx context.Context, v *Vault, a ticket.Account, load bool) error {
+	shard := a.Hash()[0]
+	d.mu.Lock()
+	at, ok := d.known[shard]
+	d.mu.Unlock()
+	var err error
+	if !ok {
+		load = true
+		if at.id, err = v.records.id(ctx, "chatvault/1 decoy", []byte{shard}); err != nil {
+			return err
+		}
+	}
+	for range decoyTries {
+		if load {
+			if _, at.version, err = v.records.load(ctx, at.id); err != nil {
+				return err
+			}
+		}
+		r := record.Record{State: record.Decoy, RegisteredAt: uint64(v.cfg.Now().Unix())}
+		if err = v.records.swap(ctx, at.id, at.version, &r); !errors.Is(err, recordstore.ErrConflict) {
+			break
+		}
+		load = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err != nil {
+		delete(d.known, shard)
 		return err
 	}
-	_, version, err := v.records.load(ctx, id)
-	if err != nil {
-		return err
-	}
-	r := record.Record{State: record.Decoy, RegisteredAt: uint64(v.cfg.Now().Unix())}
-	return v.records.swap(ctx, id, version, &r)
+	at.version++
+	d.known[shard] = at
+	return nil
 }

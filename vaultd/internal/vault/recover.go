@@ -24,16 +24,16 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	a := &attempt{Attempt: rules.Attempt{Device: c.device}, ends: c.v.cfg.Now().Add(c.v.cfg.AKE)}
 	var live record.Record
 	var verdict rules.Verdict
-	var tokens tokens
+	var taken tokens
 	err = c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
-		tokens.give() // those of a try that lost its swap
+		taken.give() // those of a try that lost its swap
 		if r != nil {
 			a.generation = r.Generation
 			a.ID = vaultmsg.AttemptID(r.Generation, c.device, ke1.BlindedMessage)
 		}
 		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
 		if verdict.Status == frame.OK && verdict.Write {
-			if until, ok := tokens.take(c.v, r); !ok {
+			if until, ok := taken.take(c.v, r); !ok {
 				// Not stored: uncharged.
 				verdict = rules.Verdict{Status: frame.Paced, Until: uint64(until.Unix())}
 				r.Charges--
@@ -236,4 +236,6 @@ func (c *Conversation) repeatRefusal(ctx context.Context) vaultmsg.Reply {
 }
 
 // idleWrite stores what a verdict would have stored, where there is none.
-func (c *Conversation) idleWrite(ctx context.Context) { _ = c.v.decoyWrite(ctx, c.account) }
+func (c *Conversation) idleWrite(ctx context.Context) {
+	_ = c.v.decoys.write(ctx, c.v, c.account, true)
+}

@@ -47,6 +47,7 @@ type Vault struct {
 	pending      *pending
 	serverPublic []byte // the OPAQUE key, compressed, 33 bytes
 	decoy        decoy
+	decoys       decoys
 	charges      *hourly
 	lastCharges  *hourly         // those after which no attempt is left
 	locks        [256]sync.Mutex // by record id: spares colliding swaps, guards nothing
@@ -77,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
-	v := &Vault{cfg: cfg, pending: newPending(cfg.Pending, cfg.MaxStart),
+	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart),
 		charges: newHourly(cfg.MaxCharges), lastCharges: newHourly(cfg.MaxLocks)}
 	if v.serverPublic, err = oprf.Compress(public); err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
