@@ -272,7 +272,7 @@ func (m *Member) Start() (err error) {
 func (m *Member) Kill() error { return m.proc.End(syscall.SIGKILL) }
 
 // Pause stops the member with SIGSTOP: its connections stay, nothing answers.
-func (m *Member) Pause() error { return m.proc.Signal(syscall.SIGSTOP) }
+func (m *Member) Pause() error { return m.proc.Pause() }
 
 // Resume lets a paused member go on.
 func (m *Member) Resume() error { return m.proc.Signal(syscall.SIGCONT) }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -64,6 +65,32 @@ func (p *Process) Signal(s syscall.Signal) error {
 		return fmt.Errorf("%s: %s: %w", p.name, s, err)
 	}
 	return nil
+}
+
+// Pause stops the process with SIGSTOP and returns when every thread of it stands
+// still: the signal is sent at once and heard a little later, while a thread on
+// another core may still answer somebody.
+func (p *Process) Pause() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return Until(10*time.Second, p, func() error {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		if err != nil {
+			return err
+		}
+		for _, name := range stats {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				continue // the thread is gone
+			}
+			// pid (command) state …; the command may hold spaces and brackets.
+			if _, state, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("thread %s is in state %.1s", name, state)
+			}
+		}
+		return nil
+	})
 }
 
 // End sends a signal and waits until the process has ended. It is no error if that
