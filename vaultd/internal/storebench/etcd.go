@@ -48,6 +48,11 @@ func startEtcd(ctx context.Context, members int, o etcdcluster.Options, accounts
 		return s, err
 	}
 	s.onClose(client.Close)
+	status, err := client.Status(ctx, cluster.Endpoints()[0])
+	if err != nil {
+		return s, err
+	}
+	s.server = status.Version
 	return s, s.fill(ctx, store, plainEtcd{client}, accounts)
 }
 

@@ -43,6 +43,7 @@ type row struct {
 	AtLeast     bool         `json:"at_least"` // the goal is a least value, else a greatest
 	Met         bool         `json:"met"`
 	Detail      string       `json:"detail"`
+	Server      string       `json:"server_version,omitempty"`
 	Error       string       `json:"error,omitempty"`
 	Repetitions []repetition `json:"repetitions"`
 }
@@ -144,6 +145,7 @@ func (r *row) String() string {
 // engine's client API alone.
 type sides struct {
 	ours, floor charges
+	server      string // its version; empty for an embedded engine
 	closers     []func() error
 }
 
@@ -198,6 +200,7 @@ func chargeRow(ctx context.Context, p plan, e engine, slow bool) *row {
 		r.Error = err.Error()
 		return r
 	}
+	r.Server = s.server
 	for _, side := range []charges{s.ours, s.floor} { // to warm up
 		if _, err := perSecond(ctx, p.length/3, p.accounts, side.charge); err != nil {
 			r.Error = err.Error()

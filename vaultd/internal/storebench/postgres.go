@@ -32,6 +32,9 @@ func startPostgres(ctx context.Context, slow bool, accounts int) (*sides, error)
 	}
 	s := &sides{}
 	s.onClose(func() error { server.Close(); return nil })
+	if err := server.Ask(ctx, "SHOW server_version", &s.server); err != nil {
+		return s, err
+	}
 	store, err := pgstore.Open(ctx, pgstore.Options{
 		Spec: pgstore.Spec{
 			User: postgres.Role, Endpoints: []string{server.Endpoint()}, Database: postgres.Database, Schema: pgstore.DefaultSchema,
