@@ -66,11 +66,21 @@ type Config struct {
 	// Ping is how often a silent client should ping. One that was not heard
 	// for 5/4 of it is pinged, one that was not heard for 5/2 of it is closed.
 	Ping time.Duration `default:"30s" help:"How often silent clients should ping (${default})."`
-	// Drain is how long vault sessions in flight may go on after SIGTERM, and
-	// over which time the clients are asked to spread their coming back.
+	// DrainDelay is how long new clients are still served after SIGTERM, while
+	// /readyz says 503 already: as long as the load balancer needs to notice.
+	DrainDelay time.Duration `default:"0s" help:"Time between being unready and refusing new clients (${default})."`
+	// Drain is how long vault sessions in flight may go on after SIGTERM. The
+	// clients are sent away one after the other over 9/10 of it, faster if they
+	// are few: 100 a second.
 	Drain time.Duration `default:"60s" help:"Time for vault sessions in flight after SIGTERM (${default})."`
 	// Limit changes limits by name; which there are: ratelimit.Defaults.
 	Limit map[string]ratelimit.Limit `placeholder:"NAME=BURST/COUNT/PERIOD" mapsep:"," help:"Change a limit, as OpensPerAccount=60/30/1m; NAME=off lifts it."`
+
+	// Admin is the listener for operators: /livez, /readyz, /metrics and
+	// /buildinfo, without any login. Nobody but them must reach it. None if empty.
+	Admin string `placeholder:"HOST:PORT" help:"Where /livez, /readyz and /metrics are served, to operators only; none if empty."`
+	// AdminPprof adds /debug/pprof/ to it; only on loopback.
+	AdminPprof bool `help:"Serve profiles at /debug/pprof/ on the admin listener, which must be on loopback."`
 
 	// LogLevel and LogFormat of the lines on standard error.
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error (${default})."`

@@ -196,6 +196,6 @@ func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	var out, errOut strings.Builder
 	a := app
 	a.IO = cmdline.IO{Out: &out, Err: &errOut}
-	code = a.Run(t.Context(), new(grammar), args)
+	code = a.Run(t.Context(), new(grammar), args, arguments(args))
 	return code, out.String(), errOut.String()
 }

@@ -22,5 +22,5 @@ var app = cmdline.App{
 }
 
 func main() {
-	os.Exit(app.Run(context.Background(), new(grammar), os.Args[1:]))
+	os.Exit(app.Run(context.Background(), new(grammar), os.Args[1:], arguments(os.Args[1:])))
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -29,13 +30,15 @@ type plan struct {
 	vaultTLS  *tls.Config
 	tickets   *ticket.Verifier
 	redis     *redis.Options // nil: embedded
+	// certificate is the clients'; nil without clientTLS.
+	certificate atomic.Pointer[tls.Certificate]
 }
 
 // newPlan checks everything that can be checked before anything is opened.
 func newPlan(cfg *Config, log *slog.Logger) (*plan, error) {
 	p := &plan{cfg: cfg}
 	for _, step := range []func() error{
-		p.checkNumbers, p.checkListener, p.checkNames, p.checkVaults, p.checkFleet, p.checkRedis,
+		p.checkNumbers, p.checkAdmin, p.checkListener, p.checkNames, p.checkVaults, p.checkFleet, p.checkRedis,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -57,6 +60,7 @@ func (p *plan) checkNumbers() (err error) {
 		{"auth-timeout", cfg.AuthTimeout, time.Second, time.Minute},
 		{"ping", cfg.Ping, time.Second, 10 * time.Minute},
 		{"drain", cfg.Drain, 0, time.Hour},
+		{"drain-delay", cfg.DrainDelay, 0, 5 * time.Minute},
 	} {
 		if d.value < d.min || d.value > d.max {
 			return fmt.Errorf("%s: %v is not between %v and %v", d.name, d.value, d.min, d.max)
@@ -76,6 +80,23 @@ func (p *plan) checkNumbers() (err error) {
 	}
 	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
 	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
+	return nil
+}
+
+func (p *plan) checkAdmin() error {
+	cfg := p.cfg
+	if cfg.Admin == "" {
+		if cfg.AdminPprof {
+			return errors.New("admin-pprof: wants admin")
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(cfg.Admin); err != nil {
+		return fmt.Errorf("admin: want HOST:PORT or :PORT: %w", err)
+	}
+	if cfg.AdminPprof && !admission.IsLoopback(cfg.Admin) {
+		return fmt.Errorf("admin-pprof: profiles hold memory of this process, and %s is not on loopback", cfg.Admin)
+	}
 	return nil
 }
 
@@ -104,11 +125,8 @@ func (p *plan) checkListener() error {
 	if err != nil {
 		return fmt.Errorf("tls-cert and tls-key: %w", err)
 	}
-	p.clientTLS = &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
-		NextProtos:   []string{"http/1.1"}, // HTTP/2 has another way to WebSocket
-	}
+	p.certificate.Store(&cert)
+	p.clientTLS = p.serverTLS()
 	return nil
 }
 

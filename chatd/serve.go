@@ -13,9 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"chatvault/chatd/internal/admin"
 	"chatvault/chatd/internal/admission"
 	"chatvault/chatd/internal/clock"
 	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/metrics"
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/route"
@@ -41,7 +43,7 @@ type serveCmd struct {
 }
 
 // Run serves until a signal, then drains.
-func (c *serveCmd) Run(ctx context.Context, std cmdline.IO) error {
+func (c *serveCmd) Run(ctx context.Context, std cmdline.IO, args arguments) error {
 	log := newLog(&c.Config, std.Err)
 	p, err := newPlan(&c.Config, log)
 	if err != nil {
@@ -49,7 +51,7 @@ func (c *serveCmd) Run(ctx context.Context, std cmdline.IO) error {
 	}
 	ctx, stop := cmdline.Signals(ctx)
 	defer stop()
-	return p.serve(ctx, log)
+	return p.serve(ctx, log, args)
 }
 
 func newLog(cfg *Config, to io.Writer) *slog.Logger {
@@ -63,7 +65,8 @@ func newLog(cfg *Config, to io.Writer) *slog.Logger {
 }
 
 // serve wires the parts, serves until ctx ends, and drains.
-func (p *plan) serve(ctx context.Context, log *slog.Logger) error {
+func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) error {
+	hangup := hangups()
 	listener, err := p.listen(ctx)
 	if err != nil {
 		return err
@@ -73,17 +76,28 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger) error {
 	defer closeRedis()
 
 	counts := new(count.Set)
+	shown := metrics.New(counts)
 	directory := route.New(redis, clock.System{}, redisChange(log, counts, "routes and notices"))
 	pool := uplink.NewPool(uplink.Config{
 		Fleet: p.cfg.Fleet, TLS: p.vaultTLS, Vaults: p.cfg.Vault, Clock: clock.System{}, Log: log,
 		Up: directory.NodeUp, Down: directory.NodeDown,
 	})
 	local := ratelimit.NewLocal(clock.System{})
+	shared := ratelimit.NewFailOpen(ratelimit.NewRedis(redis), local, clock.System{}, redisChange(log, counts, "limits"))
 	r := relay.New(p.relay, relay.Parts{
-		Tickets: p.tickets, Vaults: pool, Directory: directory, Local: local,
-		Shared: ratelimit.NewFailOpen(ratelimit.NewRedis(redis), local, clock.System{}, redisChange(log, counts, "limits")),
-		Clock:  clock.System{}, Log: log, Counts: counts,
+		Tickets: p.tickets, Vaults: pool, Directory: directory, Shared: shared, Local: local,
+		Clock: clock.System{}, Log: log, Counts: counts, Handshake: shown.Handshake,
 	})
+	shown.Watch(metrics.Sources{Relay: r, Vaults: pool, RedisFailing: map[string]func() bool{
+		"limits": shared.Failing, "routes": directory.Failing,
+	}})
+	stopAdmin, err := p.startAdmin(ctx, log, r, shown)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
+	reloads := live{plan: p, args: args, relay: r, vaults: pool, counts: counts, log: log}
+	defer reloads.reloadOn(hangup)()
 
 	// The background outlives the signal: sessions in flight need it.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,6 +130,20 @@ func (p *plan) listen(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
+// startAdmin opens the operators' listener, if there is to be one. It stays
+// until the drain is over.
+func (p *plan) startAdmin(ctx context.Context, log *slog.Logger, r *relay.Relay, m *metrics.Metrics) (stop func(), err error) {
+	if p.cfg.Admin == "" {
+		return func() {}, nil
+	}
+	at, stop, err := admin.Start(ctx, p.cfg.Admin, admin.Config{Ready: r.Ready, Metrics: m.Registry, Profiles: p.cfg.AdminPprof})
+	if err != nil {
+		return nil, err
+	}
+	log.Info("admin", "address", at.String())
+	return stop, nil
+}
+
 func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Relay, sockets *admission.Listener) error {
 	server := &http.Server{
 		Handler:           r.Handler(),
@@ -137,7 +165,13 @@ func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Rela
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	logger.Info("draining", "cause", context.Cause(ctx), "at_most", p.cfg.Drain.String())
+	logger.Info("draining", "cause", context.Cause(ctx), "delay", p.cfg.DrainDelay.String(), "at_most", p.cfg.Drain.String())
+	r.Unready()
+	select {
+	case <-time.After(p.cfg.DrainDelay):
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	}
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

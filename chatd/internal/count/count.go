@@ -32,6 +32,13 @@ func (s *Set) Get(name string) int64 {
 	return s.n[name]
 }
 
+// All returns every counter that is not 0.
+func (s *Set) All() map[string]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.n)
+}
+
 // LogValue lists the counters that are not 0, by name.
 func (s *Set) LogValue() slog.Value {
 	s.mu.Lock()

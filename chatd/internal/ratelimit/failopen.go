@@ -50,6 +50,13 @@ func (f *FailOpen) Spend(ctx context.Context, name string, l Limit, id string) D
 	return d
 }
 
+// Failing says whether the shared Spender failed when it was last asked.
+func (f *FailOpen) Failing() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
+}
+
 func (f *FailOpen) resting() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -96,7 +96,7 @@ func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
 
 func (c *conn) mayConnect(a ticket.Account) ratelimit.Decision {
 	r := c.relay
-	return r.Shared.Spend(r.ctx, ratelimit.ConnectionsPerAccount, r.cfg.Limits[ratelimit.ConnectionsPerAccount], string(a.Bytes()))
+	return r.Shared.Spend(r.ctx, ratelimit.ConnectionsPerAccount, r.limit(ratelimit.ConnectionsPerAccount), string(a.Bytes()))
 }
 
 // accept makes the connection the account's, and says so.
@@ -115,10 +115,13 @@ func (c *conn) accept(v ticket.Verified) {
 	c.identity, c.expires = id, v.Expires
 	c.mu.Unlock()
 	c.relay.Counts.Add("authenticated")
+	if c.relay.Handshake != nil {
+		c.relay.Handshake(c.relay.Clock.Now().Sub(c.began))
+	}
 	if !c.relay.enter(c, id.account, c.ready(v.Expires)) {
 		c.end(slowConsumer)
 	}
-	c.tick()
+	c.Due()
 }
 
 // extend takes a fresh ticket of the same account and device.
@@ -134,7 +137,7 @@ func (c *conn) extend(v ticket.Verified) frame.Status {
 	expires := c.expires
 	c.mu.Unlock()
 	c.sendFrame(c.ready(expires))
-	c.tick()
+	c.Due()
 	return frame.OK
 }
 

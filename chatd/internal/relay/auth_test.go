@@ -11,6 +11,7 @@ import (
 
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
 )
@@ -21,7 +22,7 @@ func TestAuthLate(t *testing.T) {
 	h.clock.Advance(10*time.Second - 1)
 	device := chatdtest.NewDevice(t)
 	inTime := h.login("alice", device)
-	h.clock.Advance(1)
+	h.clock.Advance(wheel.Tick)
 	c.ExpectRefusedAndClosed(frame.AuthTimeout)
 	inTime.Open(1, "the one in time lives on")
 }
@@ -284,7 +285,7 @@ func TestTheTicketEnds(t *testing.T) {
 	busy.Send(frame.Close{Session: busy.Open(9, "in the last moment")})
 
 	// A session in flight goes on, a new one does not begin.
-	h.clock.Advance(1)
+	h.clock.Advance(wheel.Tick)
 	busy.Echo(busySession, 1, "goes on")
 	busy.Send(frame.Open{Tag: 2, Payload: []byte("x")})
 	if r := chatdtest.Expect[frame.Refuse](busy); r.Status != frame.TicketExpired || r.Tag != 2 {
@@ -300,9 +301,9 @@ func TestTheTicketEnds(t *testing.T) {
 	}
 
 	// But not for ever.
-	h.clock.Advance(expiryGrace - 1)
+	h.clock.Advance(expiryGrace - wheel.Tick)
 	stuck.Echo(stuckSession, 1, "goes on")
-	h.clock.Advance(1)
+	h.clock.Advance(wheel.Tick)
 	if last, code := stuck.Closed(); len(last) != 0 || code != frame.TicketExpired.CloseCode() {
 		t.Errorf("at the end of the grace: %v, %d", last, code)
 	}
@@ -327,7 +328,7 @@ func TestTheTicketOfAnIdleConnectionEnds(t *testing.T) {
 	h.clock.Advance(10*time.Minute - 1)
 	c.Send(frame.Data{Payload: []byte("x")})
 	chatdtest.Expect[frame.Refuse](c) // it lives
-	h.clock.Advance(1)
+	h.clock.Advance(wheel.Tick)
 	if last, code := c.Closed(); len(last) != 0 || code != frame.TicketExpired.CloseCode() {
 		t.Errorf("%v, %d", last, code)
 	}

@@ -10,10 +10,10 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"chatvault/chatd/internal/clock"
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
 )
@@ -21,12 +21,13 @@ import (
 // conn is one client's connection.
 type conn struct {
 	// static after construction
-	relay    *Relay
-	ws       *websocket.Conn
-	nonce    [frame.NonceSize]byte
-	deadline time.Time // for the first AUTH
+	relay *Relay
+	ws    *websocket.Conn
+	nonce [frame.NonceSize]byte
+	began time.Time // when the upgrade was asked for
 
-	out outbox
+	out  outbox
+	wake wheel.Entry
 
 	heard atomic.Int64 // Unix ns of the last frame, ping or pong
 
@@ -34,10 +35,10 @@ type conn struct {
 	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
 
 	mu       sync.Mutex // guards what follows
-	timer    clock.Timer
-	identity *identity // nil until AUTH was accepted; never changed after
-	expires  time.Time // of the ticket
-	drains   bool
+	identity *identity  // nil until AUTH was accepted; never changed after
+	expires  time.Time  // of the ticket
+	goodbye  int64      // Unix ns when a drain reaches this connection; 0: never
+	drains   bool       // it has been reached
 	ended    bool
 	reason   Reason
 	streams  map[*uplink.Link]uplink.Stream
@@ -60,15 +61,15 @@ type pending struct {
 	since   time.Time
 }
 
-func newConn(r *Relay, ws *websocket.Conn) *conn {
+func newConn(r *Relay, ws *websocket.Conn, began time.Time) *conn {
 	c := &conn{
-		relay: r, ws: ws, nonce: newNonce(),
-		deadline: r.Clock.Now().Add(r.cfg.AuthTimeout),
+		relay: r, ws: ws, nonce: newNonce(), began: began,
 		streams:  map[*uplink.Link]uplink.Stream{},
 		sessions: map[frame.SessionID]uplink.Stream{},
 		pending:  map[uint32]pending{},
 	}
-	c.out.ws = ws
+	c.out.ws, c.out.traffic = ws, &r.traffic
+	c.wake.Owner = c
 	return c
 }
 
@@ -81,10 +82,10 @@ func (c *conn) run() {
 	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, data) })
 	c.ws.SetPongHandler(func(string) error { return c.onControl(0, "") })
 	c.ws.SetCloseHandler(c.onClosed)
-	c.heard.Store(r.Clock.Now().UnixNano())
+	c.heard.Store(r.wheel.Now())
 	known := r.add(c)
-	c.startTimer()
-	c.sendFrame(frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.cfg.BundleEpoch})
+	r.wheel.Set(&c.wake, r.cfg.AuthTimeout)
+	c.sendFrame(frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch})
 	if !known {
 		c.end(draining)
 	}
@@ -105,6 +106,8 @@ func (c *conn) readLoop() {
 			}
 			return
 		}
+		c.relay.traffic.framesIn.Add(1)
+		c.relay.traffic.bytesIn.Add(int64(len(*raw)))
 		if !c.hasEnded() {
 			c.handle(kind, *raw)
 		}
@@ -153,7 +156,7 @@ func readReason(err error) Reason {
 
 // handle acts on one message of a live connection.
 func (c *conn) handle(kind int, raw []byte) {
-	c.heard.Store(c.relay.Clock.Now().UnixNano())
+	c.heard.Store(c.relay.wheel.Now())
 	if kind != websocket.BinaryMessage || len(raw) == 0 {
 		c.refuseAndEnd(frame.Refuse{Status: frame.Malformed})
 		return
@@ -198,7 +201,7 @@ func (c *conn) onFrame(raw []byte) {
 
 // onControl hears a ping or pong. gorilla calls it from the read loop.
 func (c *conn) onControl(answer int, data string) error {
-	c.heard.Store(c.relay.Clock.Now().UnixNano())
+	c.heard.Store(c.relay.wheel.Now())
 	if c.hasEnded() {
 		return nil
 	}
@@ -222,7 +225,7 @@ func (c *conn) onClosed(code int, _ string) error {
 // spend counts one against a limit of this connection; it returns how long to
 // wait, or 0.
 func (c *conn) spend(tat *int64, limit string) time.Duration {
-	next, wait := c.relay.cfg.Limits[limit].Spend(*tat, c.relay.Clock.Now().UnixMicro())
+	next, wait := c.relay.limit(limit).Spend(*tat, c.relay.Clock.Now().UnixMicro())
 	*tat = next
 	return time.Duration(wait) * time.Microsecond
 }
@@ -281,7 +284,7 @@ func (c *conn) cleanUp() {
 	c.ended = true
 	id, streams, sessions := c.identity, c.streams, c.sessions
 	c.streams, c.sessions, c.pending = nil, nil, nil
-	c.timer.Stop()
+	c.relay.wheel.Clear(&c.wake)
 	reason := c.reason
 	c.mu.Unlock()
 	var account route.Account

@@ -8,12 +8,22 @@ import (
 	"chatvault/protocol/frame"
 )
 
+// apace is how many connections a drain says goodbye to in a second when it has
+// more time than it needs: clients that come back in step with that are no
+// storm for any other relay.
+const apace = 100
+
+// comeBack is the jitter of the reconnect time: what spreads the clients is
+// when each of them is told.
+const comeBack = time.Second
+
 // Drain ends every connection, and returns when the last one is gone. Clients
-// are told at once to reconnect elsewhere, each at its own time; one that has
-// vault sessions in flight stays until they have ended, or until the drain time
-// is over.
+// are told one after the other, over the drain time, to reconnect elsewhere;
+// one that has vault sessions in flight stays until they have ended, or until
+// the drain time is over.
 func (r *Relay) Drain() {
 	defer r.cancel()
+	defer r.wheel.Stop()
 	empty := r.beginDrain()
 	over, release := clock.After(r.Clock, r.cfg.Drain)
 	defer release()
@@ -35,8 +45,8 @@ func (r *Relay) Drain() {
 	<-empty
 }
 
-// beginDrain refuses new connections and says goodbye on the others. The
-// channel is closed when none is left.
+// beginDrain refuses new connections, and sets for each of the others when it
+// is told goodbye. The channel is closed when none is left.
 func (r *Relay) beginDrain() <-chan struct{} {
 	empty := make(chan struct{})
 	r.mu.Lock()
@@ -47,8 +57,11 @@ func (r *Relay) beginDrain() <-chan struct{} {
 		r.empty = empty
 	}
 	r.mu.Unlock()
-	for _, c := range r.all() {
-		c.drain()
+	all := r.all()
+	over := min(r.cfg.Drain*9/10, time.Duration(len(all))*time.Second/apace)
+	now := r.Clock.Now()
+	for i, c := range all {
+		c.drainAt(now.Add(over * time.Duration(i) / time.Duration(len(all))))
 	}
 	return empty
 }
@@ -63,11 +76,19 @@ func (r *Relay) all() []*conn {
 	return all
 }
 
+// drainAt sets when the connection is told goodbye.
+func (c *conn) drainAt(t time.Time) {
+	c.mu.Lock()
+	c.goodbye = t.UnixNano()
+	c.mu.Unlock()
+	c.Due()
+}
+
 // drain says goodbye; the connection ends when it has no session in flight.
 func (c *conn) drain() {
 	c.mu.Lock()
 	c.drains = true
 	c.mu.Unlock()
-	c.sendFrame(frame.Goaway{Status: frame.Draining, ReconnectMillis: millis(rand.N(max(c.relay.cfg.Drain, time.Second)))})
+	c.sendFrame(frame.Goaway{Status: frame.Draining, ReconnectMillis: millis(rand.N(comeBack))})
 	c.settle()
 }

@@ -112,6 +112,7 @@ func (h *house) run(pool *uplink.Pool, directory *route.Directory) {
 			c.ws.Close()
 		}
 		h.server.Close()
+		h.relay.wheel.Stop()
 		cancel()
 		<-done
 		<-done

@@ -32,7 +32,7 @@ func (r *Relay) serveBundle(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("Access-Control-Allow-Origin", "*") // it is public, and signed
-	w.Write(r.cfg.Bundle)
+	w.Write(r.settings.Load().bundle)
 }
 
 func (r *Relay) serveReady(w http.ResponseWriter, _ *http.Request) {
@@ -46,6 +46,7 @@ func (r *Relay) serveReady(w http.ResponseWriter, _ *http.Request) {
 // serveClient upgrades a request. All that stands before the upgrade costs no
 // cryptography and no Redis.
 func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
+	began := r.Clock.Now()
 	addr, err := r.cfg.Proxies.ClientAddr(req)
 	if errors.Is(err, admission.ErrNotProxied) {
 		r.refuse(w, http.StatusForbidden, "not_proxied", 0)
@@ -62,7 +63,8 @@ func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
 		if l.id == "" {
 			continue
 		}
-		if d, _ := r.Local.Spend(req.Context(), l.name, r.cfg.Limits[l.name], l.id); !d.Allowed {
+		if d, _ := r.Local.Spend(req.Context(), l.name, r.limit(l.name), l.id); !d.Allowed {
+			r.Counts.Add("limited_" + l.name)
 			r.refuse(w, http.StatusTooManyRequests, l.name, d.Retry)
 			return
 		}
@@ -84,7 +86,7 @@ func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
 	}
 	// A goroutine of its own: the handler's would keep net/http's buffers and
 	// the request in memory for as long as the client stays.
-	c := newConn(r, ws)
+	c := newConn(r, ws, began)
 	go c.run()
 }
 

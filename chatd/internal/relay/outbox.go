@@ -33,7 +33,9 @@ type message struct {
 // outbox writes to one client. Nobody who sends waits for the client: the
 // queue is bounded, and a goroutine writes for as long as there is something.
 type outbox struct {
-	ws *websocket.Conn
+	// static after construction
+	ws      *websocket.Conn
+	traffic *traffic
 
 	mu      sync.Mutex
 	queue   []message
@@ -131,6 +133,8 @@ func (o *outbox) write(out []message) (err error) {
 			o.ws.SetWriteDeadline(deadline)
 			if err == nil {
 				err = o.ws.WriteMessage(m.kind, *m.body)
+				o.traffic.framesOut.Add(1)
+				o.traffic.bytesOut.Add(int64(len(*m.body)))
 			}
 		} else if err == nil {
 			err = o.ws.WriteControl(m.kind, *m.body, deadline)

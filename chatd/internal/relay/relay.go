@@ -3,7 +3,7 @@
 //
 // A connection has one goroutine that reads. Whoever has something for the
 // client queues it; a goroutine writes while the queue holds anything. One
-// timer per connection wakes for AUTH, pings and the end of the ticket.
+// timer wheel serves all connections: AUTH, pings, the end of the ticket, drain.
 package relay
 
 import (
@@ -23,6 +23,7 @@ import (
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
 )
@@ -40,6 +41,7 @@ type Config struct {
 	// BundleEpoch is what HELLO names, Bundle what FleetPath serves.
 	BundleEpoch uint32
 	Bundle      []byte
+	// Limits, BundleEpoch and Bundle are those of the start: see Reload.
 
 	MaxConnections           int
 	MaxSessionsPerConnection int
@@ -59,6 +61,8 @@ type Parts struct {
 	Clock     clock.Clock
 	Log       *slog.Logger
 	Counts    *count.Set
+	// Handshake, if set, hears how long each took, from the request to READY.
+	Handshake func(time.Duration)
 }
 
 // Relay serves clients. Its handler may be used as soon as it was made.
@@ -69,14 +73,18 @@ type Relay struct {
 	upgrader websocket.Upgrader
 	ctx      context.Context // ends when the last connection is to be given up
 	cancel   context.CancelFunc
+	wheel    *wheel.Wheel
 
-	places atomic.Int64 // connections, those on their way in included
+	settings atomic.Pointer[settings]
+	traffic  traffic
+	places   atomic.Int64 // connections, those on their way in included
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
 	conns    map[*conn]struct{}
 	accounts map[route.Account]map[*conn]struct{}
 	sessions map[frame.SessionID]*conn
-	drains   bool
+	unready  bool          // new clients should go elsewhere
+	drains   bool          // new clients are refused
 	empty    chan struct{} // made by Drain, closed with the last connection
 }
 
@@ -88,6 +96,8 @@ func New(cfg Config, parts Parts) *Relay {
 		accounts: map[route.Account]map[*conn]struct{}{},
 		sessions: map[frame.SessionID]*conn{},
 	}
+	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
+	r.wheel = wheel.New(parts.Clock)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.upgrader = websocket.Upgrader{
 		HandshakeTimeout: writeTimeout,
@@ -101,11 +111,35 @@ func New(cfg Config, parts Parts) *Relay {
 	return r
 }
 
+// settings may change while the relay runs.
+type settings struct {
+	limits      ratelimit.Set
+	bundle      []byte
+	bundleEpoch uint32
+}
+
+// Reload changes the limits, for connections that live too, and the fleet
+// bundle, which HELLO names to new connections.
+func (r *Relay) Reload(limits ratelimit.Set, bundle []byte, epoch uint32) {
+	r.settings.Store(&settings{limits: limits, bundle: bundle, bundleEpoch: epoch})
+}
+
+// limit is a limit as it stands now.
+func (r *Relay) limit(name string) ratelimit.Limit { return r.settings.Load().limits[name] }
+
+// Unready makes Ready false, while new clients are still served: those who
+// balance the load need a moment to notice.
+func (r *Relay) Unready() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unready = true
+}
+
 // Ready says whether the relay can serve a new client.
 func (r *Relay) Ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.drains && r.Vaults.Pick() != nil
+	return !r.unready && !r.drains && r.Vaults.Pick() != nil
 }
 
 // Ring rings every connection of the account that this relay has, but for one.

@@ -17,10 +17,11 @@ const (
 	// answerTimeout is after how long an OPEN or ATTACH without an answer no
 	// longer counts as a session.
 	answerTimeout = 30 * time.Second
-	// sessionsLimit is the limit that a REFUSE names when
-	// --max-sessions-per-connection is reached.
-	sessionsLimit = "SessionsPerConnection"
 )
+
+// SessionsPerConnection is the limit that a REFUSE names when
+// --max-sessions-per-connection is reached.
+const SessionsPerConnection = "SessionsPerConnection"
 
 // onOpen asks a random vault node for a new session.
 func (c *conn) onOpen(o frame.Open, raw []byte) {
@@ -35,7 +36,7 @@ func (c *conn) onOpen(o frame.Open, raw []byte) {
 		return
 	}
 	id := c.who()
-	d := r.Shared.Spend(r.ctx, ratelimit.OpensPerAccount, r.cfg.Limits[ratelimit.OpensPerAccount], string(id.account[:]))
+	d := r.Shared.Spend(r.ctx, ratelimit.OpensPerAccount, r.limit(ratelimit.OpensPerAccount), string(id.account[:]))
 	if !d.Allowed {
 		l := limited(frame.TOpen, ratelimit.OpensPerAccount, d.Retry)
 		l.Tag = o.Tag
@@ -106,7 +107,7 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 	case taken:
 		refusal.Status = frame.Malformed
 	case !attached && len(c.sessions)+len(c.pending) >= c.relay.cfg.MaxSessionsPerConnection:
-		refusal.Status, refusal.Limit, refusal.RetryMillis = frame.Busy, sessionsLimit, millis(time.Second)
+		refusal.Status, refusal.Limit, refusal.RetryMillis = frame.Busy, SessionsPerConnection, millis(time.Second)
 	}
 	c.mu.Unlock()
 	if refusal.Status != frame.OK {

@@ -220,7 +220,7 @@ func TestTooManySessions(t *testing.T) {
 	first := c.Open(1, "x")
 	c.Send(frame.Open{Tag: 2, Payload: []byte("mute")}) // counts while it is not answered
 	c.Send(frame.Open{Tag: 3, Payload: []byte("x")})
-	if r := chatdtest.Expect[frame.Refuse](c); r.Status != frame.Busy || r.Limit != sessionsLimit || r.Tag != 3 || r.RetryMillis == 0 {
+	if r := chatdtest.Expect[frame.Refuse](c); r.Status != frame.Busy || r.Limit != SessionsPerConnection || r.Tag != 3 || r.RetryMillis == 0 {
 		t.Errorf("%+v", r)
 	}
 	c.Send(frame.Attach{Tag: 4, Session: frame.SessionID{1, 0, 0, 1}})

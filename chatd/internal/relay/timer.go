@@ -14,23 +14,27 @@ import (
 // the vault decides: it checks the ticket at every charged operation.
 const expiryGrace = 60 * time.Second
 
-// startTimer makes the connection's one timer.
-func (c *conn) startTimer() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.timer = c.relay.Clock.AfterFunc(c.relay.cfg.AuthTimeout, c.tick)
-}
-
-// tick does what is due, and sets the timer for what is next.
-func (c *conn) tick() {
+// Due implements wheel.Owner: it does what is due, and sets the wheel for what
+// is next.
+func (c *conn) Due() {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
 		return
 	}
-	why, ping, next := c.dueLocked(c.relay.Clock.Now())
+	now := c.relay.Clock.Now()
+	if c.goodbye != 0 && !c.drains && now.UnixNano() >= c.goodbye {
+		c.mu.Unlock()
+		c.drain()
+		c.Due()
+		return
+	}
+	why, ping, next := c.dueLocked(now)
 	if next > 0 {
-		c.timer.Reset(next)
+		if c.goodbye != 0 && !c.drains {
+			next = min(next, time.Unix(0, c.goodbye).Sub(now))
+		}
+		c.relay.wheel.Set(&c.wake, next)
 	}
 	c.mu.Unlock()
 	switch {
@@ -48,7 +52,7 @@ func (c *conn) tick() {
 // else whether to ping, and when to look again.
 func (c *conn) dueLocked(now time.Time) (why Reason, ping bool, next time.Duration) {
 	if c.identity == nil {
-		if left := c.deadline.Sub(now); left > 0 {
+		if left := c.began.Add(c.relay.cfg.AuthTimeout).Sub(now); left > 0 {
 			return 0, false, left
 		}
 		return authTimeout, false, 0

@@ -140,6 +140,13 @@ func (d *Directory) FindNode(ctx context.Context, n frame.NodeID) (addr string, 
 	return addr, true
 }
 
+// Failing says whether Redis failed when it was last asked or told.
+func (d *Directory) Failing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed
+}
+
 func (d *Directory) resting() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

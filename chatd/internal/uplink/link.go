@@ -170,6 +170,13 @@ func (s Stream) Leave(heir Peer) {
 	l.signal()
 }
 
+// queued is how many bytes wait to be written.
+func (l *Link) queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.pending)
+}
+
 func (l *Link) forgetLocked() {
 	old := l.clock.Now().Add(-rememberFor)
 	for len(l.gone) > 0 && (len(l.gone) > maxGone || !l.gone[0].at.After(old)) {

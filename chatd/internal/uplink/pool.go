@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chatvault/chatd/internal/clock"
@@ -33,7 +34,7 @@ var errDuplicate = errors.New("this vault node is linked already, by another add
 type Config struct {
 	// Fleet is the fleet id that every node must name.
 	Fleet string
-	// TLS is what LoadTLS returned.
+	// TLS is what LoadTLS returned; SetTLS changes it.
 	TLS *tls.Config
 	// Vaults are host:port; a host name is resolved again every 15 s, and
 	// every address that it has is dialled.
@@ -53,6 +54,7 @@ type Pool struct {
 	cfg Config
 
 	running sync.WaitGroup
+	tls     atomic.Pointer[tls.Config]
 
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
@@ -78,7 +80,39 @@ func NewPool(cfg Config) *Pool {
 	if cfg.Resolve == nil {
 		cfg.Resolve = systemResolve
 	}
-	return &Pool{cfg: cfg, keepers: map[string]*keeper{}, links: map[frame.NodeID]*Link{}, changed: make(chan struct{})}
+	p := &Pool{cfg: cfg, keepers: map[string]*keeper{}, links: map[frame.NodeID]*Link{}, changed: make(chan struct{})}
+	p.tls.Store(cfg.TLS)
+	return p
+}
+
+// SetTLS makes the links that are dialled from now on use c, which LoadTLS
+// returned. Those that are up stay up.
+func (p *Pool) SetTLS(c *tls.Config) { p.tls.Store(c) }
+
+// Load is what the links do at a moment.
+type Load struct {
+	Up, Draining, Down int   // vault nodes; Down counts addresses
+	QueuedBytes        int64 // wait to be written
+}
+
+// Load counts the links.
+func (p *Pool) Load() Load {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var l Load
+	for _, k := range p.keepers {
+		switch {
+		case k.link == nil:
+			l.Down++
+			continue
+		case k.link.Draining():
+			l.Draining++
+		default:
+			l.Up++
+		}
+		l.QueuedBytes += int64(k.link.queued())
+	}
+	return l
 }
 
 // Run keeps the links until ctx ends, then closes them and tells their peers.
@@ -209,7 +243,7 @@ func (p *Pool) keep(ctx context.Context, k *keeper) {
 
 // once makes a link and serves it until it ends.
 func (p *Pool) once(ctx context.Context, k *keeper) (wasUp bool, err error) {
-	l, err := dial(ctx, p.cfg.Clock, p.cfg.TLS, p.cfg.Fleet, k.addr)
+	l, err := dial(ctx, p.cfg.Clock, p.tls.Load(), p.cfg.Fleet, k.addr)
 	if err != nil {
 		return false, err
 	}

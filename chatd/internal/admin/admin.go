@@ -1,0 +1,89 @@
+// Package admin is the listener for operators: whether chatd lives, whether it
+// is ready, its metrics, which build it is and, if asked for, profiles. No
+// client ever reaches it.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config of the listener.
+type Config struct {
+	// Ready says whether new clients can be served: /readyz.
+	Ready func() bool
+	// Metrics are what /metrics shows.
+	Metrics prometheus.Gatherer
+	// Profiles adds /debug/pprof/. A profile may hold memory of this process:
+	// for loopback only.
+	Profiles bool
+}
+
+// Handler serves the endpoints.
+func Handler(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !c.Ready() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			io.WriteString(w, "not ready\n")
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /buildinfo", buildInfo)
+	if c.Profiles {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	}
+	return mux
+}
+
+func buildInfo(w http.ResponseWriter, _ *http.Request) {
+	out := map[string]string{}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		out["go"], out["version"] = info.GoVersion, info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" || s.Key == "vcs.time" || s.Key == "vcs.modified" {
+				out[s.Key] = s.Value
+			}
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(out)
+}
+
+// Start listens on addr, host:port, and serves until stop is called.
+func Start(ctx context.Context, addr string, c Config) (at net.Addr, stop func(), err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the admin listener: %w", err)
+	}
+	server := &http.Server{
+		Handler: Handler(c), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 8 << 10, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Serve(l) // ends with stop, and with nothing else
+	}()
+	return l.Addr(), func() {
+		server.Close()
+		<-done
+	}, nil
+}

@@ -1,0 +1,113 @@
+package metrics
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/relay"
+	"chatvault/chatd/internal/uplink"
+)
+
+type carries relay.Load
+
+func (c carries) Load() relay.Load { return relay.Load(c) }
+
+type links uplink.Load
+
+func (l links) Load() uplink.Load { return uplink.Load(l) }
+
+// shown returns every metric line by its name with labels.
+func shown(t *testing.T, m *Metrics) map[string]string {
+	t.Helper()
+	all, err := m.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, family := range all {
+		for _, metric := range family.GetMetric() {
+			name := family.GetName()
+			for _, l := range metric.GetLabel() {
+				name += fmt.Sprintf(" %s=%s", l.GetName(), l.GetValue())
+			}
+			switch {
+			case metric.Counter != nil:
+				out[name] = fmt.Sprint(metric.Counter.GetValue())
+			case metric.Gauge != nil:
+				out[name] = fmt.Sprint(metric.Gauge.GetValue())
+			case metric.Histogram != nil:
+				out[name] = fmt.Sprint(metric.Histogram.GetSampleCount())
+			}
+		}
+	}
+	return out
+}
+
+func TestWhatIsCountedIsShown(t *testing.T) {
+	counts := new(count.Set)
+	m := New(counts)
+	failing := true
+	m.Watch(Sources{
+		Relay:        carries{Active: 2, Parked: 5, Sessions: 3, QueuedBytes: 77, FramesIn: 10, BytesIn: 1000, FramesOut: 11, BytesOut: 1100},
+		Vaults:       links{Up: 1, Draining: 2, Down: 3, QueuedBytes: 9},
+		RedisFailing: map[string]func() bool{"limits": func() bool { return failing }, "routes": func() bool { return false }},
+	})
+	m.Handshake(20 * time.Millisecond)
+	for _, name := range []string{
+		"closed_silent", "closed_silent", "limited_OpensPerAccount", "refused_busy", "vault_refused_busy", "authenticated", "something_new",
+	} {
+		counts.Add(name)
+	}
+	got := shown(t, m)
+	for name, want := range map[string]string{
+		"chatd_connections state=active": "2", "chatd_connections state=parked": "5", "chatd_vault_sessions": "3", "chatd_queued_bytes": "77",
+		"chatd_frames_total dir=in": "10", "chatd_frames_total dir=out": "11", "chatd_bytes_total dir=in": "1000", "chatd_bytes_total dir=out": "1100",
+		"chatd_uplinks state=up": "1", "chatd_uplinks state=draining": "2", "chatd_uplinks state=down": "3", "chatd_uplink_queued_bytes": "9",
+		"chatd_redis_up use=limits": "0", "chatd_redis_up use=routes": "1", "chatd_handshake_seconds": "1",
+		"chatd_closes_total reason=silent": "2", "chatd_closes_total reason=malformed": "0",
+		"chatd_ratelimited_total limit=OpensPerAccount": "1", "chatd_ratelimited_total limit=SessionsPerConnection": "0",
+		"chatd_refusals_total cause=busy": "1", "chatd_vault_refusals_total code=busy": "1",
+		"chatd_events_total event=authenticated": "1", "chatd_events_total event=something_new": "1", "chatd_events_total event=notices": "0",
+	} {
+		if got[name] != want {
+			t.Errorf("%s: %q, want %s", name, got[name], want)
+		}
+	}
+	for limit := range ratelimit.Defaults() {
+		if got["chatd_ratelimited_total limit="+limit] == "" {
+			t.Errorf("the limit %s is not shown before it refuses", limit)
+		}
+	}
+	if got["chatd_memory_bytes_per_connection"] == "0" || got["go_goroutines"] == "" {
+		t.Errorf("memory per connection %s, goroutines %s", got["chatd_memory_bytes_per_connection"], got["go_goroutines"])
+	}
+	failing = false
+	if got := shown(t, m)["chatd_redis_up use=limits"]; got != "1" {
+		t.Errorf("redis answers again: %s", got)
+	}
+}
+
+// Names and help follow Prometheus' conventions.
+func TestLint(t *testing.T) {
+	m := New(new(count.Set))
+	m.Watch(Sources{Relay: carries{}, Vaults: links{}})
+	all, err := m.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(all).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "chatd_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
