@@ -11,6 +11,7 @@ import (
 
 	"chatvault/client"
 	"chatvault/docker/stack"
+	"chatvault/protocol/frame"
 )
 
 func left(err error) int {
@@ -264,5 +265,36 @@ func TestSIGTERMInMidRecovery(t *testing.T) {
 				t.Errorf("%+v, %v", s, err)
 			}
 		})
+	}
+}
+
+// TestALostVerdictIsNotChargedAgain: the relay lets the abort of a wrong password
+// through and ends the session before its reply, each time. The vault has closed the
+// attempt, so beginning again would charge anew, and one typing error would destroy
+// the key (A18).
+func TestALostVerdictIsNotChargedAgain(t *testing.T) {
+	h := start(t)
+	h.registered("anna", "1234")
+	h.relay.lies(func(d direction, f frame.Frame) verdict {
+		if data, ok := f.(frame.Data); ok && d == toPhone && data.Sequence == 3 {
+			if err := h.Vault.Kill(); err != nil { // no session to attach to
+				t.Error(err)
+			}
+			go func() {
+				if err := h.Vault.Start(context.Background()); err != nil {
+					t.Error(err)
+				}
+			}()
+			return cut
+		}
+		return pass
+	})
+	phone := h.phone("anna")
+	if _, err := phone.Recover(t.Context(), password("typo")); !errors.Is(err, client.ErrWrongPassword) {
+		t.Fatalf("a wrong password: %v", err)
+	}
+	h.relay.lies(nil)
+	if s, err := phone.Status(t.Context()); err != nil || s.AttemptsLeft != 9 {
+		t.Errorf("%d left, %v; want 9", s.AttemptsLeft, err)
 	}
 }
