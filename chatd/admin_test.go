@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,13 +32,17 @@ func (p *program) get(path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
+// hasMetric wants the lines in /metrics, within a while: a frame is counted after it
+// is written, so a client may have read it before.
 func (p *program) hasMetric(lines ...string) {
 	p.t.Helper()
-	_, body := p.get("/metrics")
-	for _, line := range lines {
-		if !strings.Contains(body, "\n"+line+"\n") {
-			p.t.Errorf("/metrics does not say %q", line)
-		}
+	missing := lines
+	for deadline := time.Now().Add(10 * time.Second); len(missing) > 0 && time.Now().Before(deadline); {
+		_, body := p.get("/metrics")
+		missing = slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return strings.Contains(body, "\n"+line+"\n") })
+	}
+	for _, line := range missing {
+		p.t.Errorf("/metrics does not say %q", line)
 	}
 }
 
