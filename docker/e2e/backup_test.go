@@ -110,26 +110,36 @@ func TestKilledInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeRandom(t, filepath.Join(tree, "big"), 300<<20)
-	killed := func(args ...string) {
+	// killed kills a run in its middle; made is what the run would make.
+	killed := func(made string, args ...string) {
 		t.Helper()
-		before := unfinished(dir)
-		cmd := exec.Command(filepath.Join(bin, "backupctl"), append(args, "--state", state, "--no-input")...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		for range 5 {
+			before := unfinished(dir)
+			cmd := exec.Command(filepath.Join(bin, "backupctl"), append(args, "--state", state, "--no-input")...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			// Until it has written some of it, wherever that is.
+			for deadline := time.Now().Add(time.Minute); unfinished(dir) < before+(32<<20) && time.Now().Before(deadline); {
+				if _, err := os.Stat(made); err == nil {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			cmd.Process.Kill()
+			if cmd.Wait() != nil {
+				return
+			}
+			if err := os.RemoveAll(made); err != nil { // it was faster than the kill
+				t.Fatal(err)
+			}
 		}
-		// Until it has written some of it, wherever that is.
-		for deadline := time.Now().Add(time.Minute); unfinished(dir) < before+(32<<20) && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
-		cmd.Process.Kill()
-		if cmd.Wait() == nil { // it ran to its end
-			t.Fatalf("%s was done before it was killed", args[0])
-		}
+		t.Fatalf("%s was done before it was killed, each time", args[0])
 	}
 	if _, out, err := backupctl(t, state, "backup", filepath.Join(dir, "nothing"), file); err == nil {
 		t.Fatalf("a folder that is not there was backed up: %s", out)
 	}
-	killed("backup", tree, file)
+	killed(file, "backup", tree, file)
 	if _, err := os.Stat(file); err == nil {
 		if _, out, err := backupctl(t, state, "verify", file); err == nil {
 			t.Errorf("a backup that was killed verifies: %s", out)
@@ -138,7 +148,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	if _, out, err := backupctl(t, state, "backup", tree, file, "--force"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	killed("restore", file, back)
+	killed(back, "restore", file, back)
 	if _, err := os.Stat(back); err == nil {
 		t.Error("a restore that was killed left its folder")
 	}
