@@ -200,3 +200,17 @@ func TestAnAbortComesAgain(t *testing.T) {
 		t.Errorf("a third time: %s", r.Status)
 	}
 }
+
+// TestAChargeInDoubtIsToldAsOne: a swap that may still land is never denied.
+func TestAChargeInDoubtIsToldAsOne(t *testing.T) {
+	for fault, charged := range map[recordstore.Fault]bool{
+		recordstore.NotDone: false, recordstore.Done: true, recordstore.NotDoneUnknown: true,
+	} {
+		w, p := setup(t)
+		w.store.Reset()
+		w.store.FailAt(2, fault) // load, then swap
+		if r := p.try("0000").ke1(); r.Status != frame.Unavailable || r.Charged != charged {
+			t.Errorf("fault %d: %s, charged %v; want charged %v", fault, r.Status, r.Charged, charged)
+		}
+	}
+}

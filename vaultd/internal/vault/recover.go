@@ -113,23 +113,19 @@ func (c *Conversation) generateKE2(ctx context.Context, a *attempt, r *record.Re
 }
 
 // chargeInDoubt answers when the charge was not stored, or maybe was. Nothing
-// has been evaluated. It looks once more, so as to tell the truth about the
-// charge; if it cannot, it says that there was one.
+// has been evaluated. It looks once more for what is left. After ErrUnknown it says
+// that there was a charge, also when it sees none: in a cluster the swap may still
+// land.
 func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, cause error) vaultmsg.Reply {
 	c.v.cfg.Logger.Error("operation failed", "op", "charge", "err", cause)
-	reply := vaultmsg.Reply{Status: frame.Unavailable, Charged: true}
-	if !errors.Is(cause, recordstore.ErrUnknown) {
-		reply.Charged = false
-	}
+	reply := vaultmsg.Reply{Status: frame.Unavailable, Charged: errors.Is(cause, recordstore.ErrUnknown)}
 	r, _, err := c.v.records.load(ctx, c.id)
-	if err != nil {
+	if err != nil || r == nil {
 		return reply
 	}
-	reply.Charged, reply.Left = false, leftOf(r)
-	if r != nil {
-		for _, e := range r.Entries {
-			reply.Charged = reply.Charged || e.Attempt == a.ID
-		}
+	reply.Left = leftOf(r)
+	for _, e := range r.Entries {
+		reply.Charged = reply.Charged || e.Open && e.Attempt == a.ID
 	}
 	return reply
 }
