@@ -24,7 +24,7 @@ const (
 var ErrInjected = errors.New("injected failure of the record store")
 
 // Faulty is a Store that fails on demand, for tests that make every step of a
-// flow fail in every way. Load, Swap, Scan and Position count as calls.
+// flow fail in every way. Load, LoadStale, Swap, Scan and Position count as calls.
 type Faulty struct {
 	Store
 
@@ -73,6 +73,14 @@ func (f *Faulty) Load(ctx context.Context, id ID) ([]byte, Version, error) {
 		return nil, 0, ErrInjected
 	}
 	return f.Store.Load(ctx, id)
+}
+
+// LoadStale implements Store.
+func (f *Faulty) LoadStale(ctx context.Context, id ID) ([]byte, Version, error) {
+	if f.next() != 0 {
+		return nil, 0, ErrInjected
+	}
+	return f.Store.LoadStale(ctx, id)
 }
 
 // Swap implements Store.

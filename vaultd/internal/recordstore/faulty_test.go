@@ -44,6 +44,7 @@ func TestFaultyFailsTheNthCall(t *testing.T) {
 		}
 		for n, call := range []func() error{
 			func() error { _, _, err := f.Load(ctx, id); return err },
+			func() error { _, _, err := f.LoadStale(ctx, id); return err },
 			func() error { _, err := f.Scan(ctx, recordstore.ID{}, 1); return err },
 			func() error { _, err := f.Position(ctx); return err },
 		} {

@@ -17,6 +17,10 @@
 //   - Load is linearizable too, and shows only what is durable. Else somebody could
 //     act on a charge that the next power cut undoes: load a just-charged attempt,
 //     find it open, have it evaluated uncharged, and pull the plug.
+//   - LoadStale shows what Load shows now, or showed at some time before, or what a
+//     swap under way is about to make of it: no bytes that nobody swapped in, never
+//     under another version than theirs, and nothing else is promised. It may even
+//     go back from one call to the next. In return it waits for no other machine.
 //   - Position grows with every swap that is done, so that a store which was put
 //     back to an earlier state can be told by whoever noted a later position.
 //
@@ -30,8 +34,29 @@
 //     as any concurrent swap does.
 //   - Any other error of a swap, ErrClosed and the context's own among them: it was
 //     not stored and will not be.
-//   - Any error of Load, Scan or Position: nothing is known. It never means that
-//     there is no record.
+//   - Any error of Load, LoadStale, Scan or Position: nothing is known. It never
+//     means that there is no record.
+//
+// # What a stale value is good for
+//
+// For one thing: as what a Swap expects. A swap of version v is done only where the
+// record still is at v, and as no version ever names two contents, it is then still
+// the one that LoadStale showed: whatever was decided on it, was decided on the
+// truth. If the swap is refused with ErrConflict, that decision is void; Load, and
+// decide anew.
+//
+// Nothing may be answered, and nothing evaluated, on a stale value without such a
+// swap. That goes for whatever a rule decides that stores nothing:
+//
+//   - that an open attempt goes on uncharged: it may have been closed, or be of a
+//     record that was replaced, and an evaluation would be free;
+//   - every refusal: the account that a stale member does not have may be
+//     registered, the locked one replaced, and the person would be told that the key is gone;
+//   - status, and a receipt that is given once more.
+//
+// All these are decided on a Load. A charge is the one step that gains: it stores
+// something in any case, and through a member of a cluster that does not lead it
+// takes two round trips less.
 package recordstore
 
 import (
@@ -80,6 +105,11 @@ type Store interface {
 	// Load returns the record and its version; nil, 0 and no error when there is
 	// none. The bytes are the caller's.
 	Load(ctx context.Context, id ID) (data []byte, v Version, err error)
+
+	// LoadStale returns the record as it is or was; nil, 0 and no error when there
+	// is or was none. Its result may be used as what a Swap expects, and for
+	// nothing else: see the package comment. The bytes are the caller's.
+	LoadStale(ctx context.Context, id ID) (data []byte, v Version, err error)
 
 	// Swap stores data as version expect+1 and returns that, if the record's
 	// version is expect (0: if there is none); else ErrConflict. Durable on

@@ -19,6 +19,7 @@
 // Load is a linearizable read (a ReadIndex by a majority), and etcd shows what a
 // majority has on its disks, no earlier. No transaction here has an empty Then: etcd takes one
 // that only compares for "serializable", and any member, however stale, answers it.
+// LoadStale is the one read that asks for just that.
 //
 // Every transaction also compares the store's description. A cluster that was
 // emptied under a running vaultd, or another one behind the same address, would
@@ -236,11 +237,30 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 	if err != nil {
 		return nil, 0, err
 	}
+	return found(resp)
+}
+
+// found is the record that the first operation of a transaction has read.
+func found(resp *clientv3.TxnResponse) ([]byte, recordstore.Version, error) {
 	kvs := resp.Responses[0].GetResponseRange().Kvs
 	if len(kvs) == 0 {
 		return nil, 0, nil
 	}
 	return parseRecord(kvs[0])
+}
+
+// LoadStale implements recordstore.Store: what the nearest member has. It does not
+// look for the store's description: the swap that follows does.
+func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, 0, err
+	}
+	defer s.leave()
+	resp, err := s.read(ctx, "loading record", txn{then: []clientv3.Op{clientv3.OpGet(s.keys.record(id), clientv3.WithSerializable())}})
+	if err != nil {
+		return nil, 0, err
+	}
+	return found(resp)
 }
 
 // Swap implements recordstore.Store.

@@ -29,6 +29,7 @@ type fakeMember struct {
 	server *grpc.Server
 	writes int   // transactions that put
 	reads  int   // the others
+	stale  int   // those of them that any member may answer, however stale
 	fail   error // of those that put; nil: they succeed
 }
 
@@ -93,7 +94,7 @@ func (f *fakeMember) Txn(_ context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 	for _, op := range r.Success {
 		get := op.GetRequestRange()
 		if get.Serializable {
-			return nil, errors.New("a serializable read")
+			f.stale++
 		}
 		found := &pb.RangeResponse{}
 		if string(get.Key) == "p/store" {
@@ -169,6 +170,29 @@ func TestRefusedSwapGoesOn(t *testing.T) {
 		if n, _ := a.counts(); n != 1 {
 			t.Errorf("%v: sent %d times", err, n)
 		}
+	}
+}
+
+// Only LoadStale may be answered by a member that was left behind.
+func TestOnlyLoadStaleIsSerializable(t *testing.T) {
+	a := newFake(t)
+	s := openFakes(t, time.Second, a)
+	stale := func() int {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.stale
+	}
+	wantVersion(t, s, one, 0)
+	_, err := s.Scan(t.Context(), recordstore.ID{}, 1)
+	must(t, err)
+	_, err = s.Position(t.Context())
+	must(t, err)
+	if n := stale(); n != 0 {
+		t.Errorf("%d serializable reads by other calls than LoadStale", n)
+	}
+	_, v, err := s.LoadStale(t.Context(), one)
+	if n := stale(); err != nil || v != 0 || n != 1 {
+		t.Errorf("LoadStale: version %d, %v, %d serializable reads; want one", v, err, n)
 	}
 }
 

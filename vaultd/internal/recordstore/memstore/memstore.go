@@ -59,6 +59,11 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 	return bytes.Clone(r.data), r.version, nil
 }
 
+// LoadStale implements recordstore.Store. It is Load: nothing here is stale.
+func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	return s.Load(ctx, id)
+}
+
 // Swap implements recordstore.Store.
 func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.Version, data []byte) (recordstore.Version, error) {
 	recordstore.CheckSwap(id, data)

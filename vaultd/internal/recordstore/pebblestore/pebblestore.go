@@ -216,6 +216,11 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 	return s.get(id)
 }
 
+// LoadStale implements recordstore.Store. It is Load: this store has one copy.
+func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	return s.Load(ctx, id)
+}
+
 func (s *Store) get(id recordstore.ID) ([]byte, recordstore.Version, error) {
 	value, closer, err := s.db.Get(recordKey(id))
 	if errors.Is(err, pebble.ErrNotFound) {

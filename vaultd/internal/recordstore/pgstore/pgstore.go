@@ -291,6 +291,12 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) (data []byte, v rec
 	return data, recordstore.Version(version), nil
 }
 
+// LoadStale implements recordstore.Store. It is Load: this package speaks to the
+// primary alone, where a read waits for nobody.
+func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	return s.Load(ctx, id)
+}
+
 // Swap implements recordstore.Store.
 func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.Version, data []byte) (recordstore.Version, error) {
 	recordstore.CheckSwap(id, data)

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
-	"sync"
 	"testing"
 
 	"chatvault/vaultd/internal/recordstore"
@@ -36,6 +35,8 @@ func Run(t *testing.T, m Maker) {
 		{"NoIncrementIsLost", increments},
 		{"OneOfManyWins", oneWins},
 		{"ReadersSeeOneHistory", readers},
+		{"StaleIsWhatWas", stale},
+		{"StaleLosesTheSwap", staleSwaps},
 		{"ScanPages", scanPages},
 		{"ScanWhileWriting", scanWhileWriting},
 		{"PositionGrows", position},
@@ -167,99 +168,6 @@ func misuse(t *testing.T, m Maker) {
 	wantLoad(t, s, id(1), 0, nil)
 }
 
-// add1 counts a record up by one; it gives up on nothing but an error.
-func add1(ctx context.Context, s recordstore.Store, id recordstore.ID) error {
-	for {
-		data, v, err := s.Load(ctx, id)
-		if err != nil {
-			return err
-		}
-		var n uint64
-		if v != 0 {
-			n = binary.BigEndian.Uint64(data)
-		}
-		_, err = s.Swap(ctx, id, v, binary.BigEndian.AppendUint64(nil, n+1))
-		if !errors.Is(err, recordstore.ErrConflict) {
-			return err
-		}
-	}
-}
-
-func increments(t *testing.T, m Maker) {
-	const workers, each = 64, 8
-	s := open(t, m)
-	before, err := s.Position(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for range each {
-				if err := add1(t.Context(), s, id(1)); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	wantLoad(t, s, id(1), workers*each, binary.BigEndian.AppendUint64(nil, workers*each))
-	if after, err := s.Position(t.Context()); err != nil || after-before < workers*each {
-		t.Errorf("Position went from %d to %d, %v, in %d swaps", before, after, err, workers*each)
-	}
-}
-
-func oneWins(t *testing.T, m Maker) {
-	s := open(t, m)
-	for expect := recordstore.Version(0); expect < 8; expect++ {
-		var mu sync.Mutex
-		var winners []byte
-		var wg sync.WaitGroup
-		for i := range 16 {
-			wg.Go(func() {
-				_, err := s.Swap(t.Context(), id(1), expect, []byte{byte(i)})
-				if err == nil {
-					mu.Lock()
-					winners = append(winners, byte(i))
-					mu.Unlock()
-				} else if !errors.Is(err, recordstore.ErrConflict) {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if len(winners) != 1 {
-			t.Fatalf("%d swaps of version %d won", len(winners), expect)
-		}
-		wantLoad(t, s, id(1), expect+1, winners)
-	}
-}
-
-// readers: whoever loads sees versions that never fall and contents that belong
-// to them, while they are being swapped.
-func readers(t *testing.T, m Maker) {
-	const versions = 60
-	s := open(t, m)
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for last := recordstore.Version(0); last < versions; {
-				data, v, err := s.Load(t.Context(), id(1))
-				if err != nil || v < last || (v > 0 && binary.BigEndian.Uint64(data) != uint64(v)) {
-					t.Errorf("after version %d: Load = %x, %d, %v", last, data, v, err)
-					return
-				}
-				last = v
-			}
-		})
-	}
-	for v := range recordstore.Version(versions) {
-		mustSwap(t, s, id(1), v, binary.BigEndian.AppendUint64(nil, uint64(v)+1))
-	}
-	wg.Wait()
-}
-
 func scanPages(t *testing.T, m Maker) {
 	s := open(t, m)
 	var want []recordstore.ID
@@ -297,53 +205,6 @@ func scanPages(t *testing.T, m Maker) {
 	}
 }
 
-func scanWhileWriting(t *testing.T, m Maker) {
-	const old = 50
-	s := open(t, m)
-	for n := range old {
-		mustSwap(t, s, id(2*n+2), 0, []byte("x"))
-	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-stop:
-				return
-			default:
-				if _, err := s.Swap(t.Context(), id(2*n+1), 0, []byte("y")); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}
-	})
-	seen := make(map[recordstore.ID]bool)
-	var after recordstore.ID
-	for {
-		ids, err := s.Scan(t.Context(), after, 7)
-		if err != nil {
-			t.Error(err)
-		}
-		if len(ids) == 0 || bytes.Compare(after[:], idSlice(id(2*old))) >= 0 {
-			break
-		}
-		for _, i := range ids {
-			if bytes.Compare(i[:], after[:]) <= 0 {
-				t.Errorf("id %s after %s", i, after)
-			}
-			seen[i], after = true, i
-		}
-	}
-	close(stop)
-	wg.Wait()
-	for n := range old {
-		if !seen[id(2*n+2)] {
-			t.Errorf("id %s, there before the scan, is missing", id(2*n+2))
-		}
-	}
-}
-
 func idSlice(id recordstore.ID) []byte { return id[:] }
 
 func position(t *testing.T, m Maker) {
@@ -368,10 +229,11 @@ func endedContext(t *testing.T, m Maker) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, _, loadErr := s.Load(ctx, id(1))
+	_, _, staleErr := s.LoadStale(ctx, id(1))
 	_, swapErr := s.Swap(ctx, id(1), 0, []byte("x"))
 	_, scanErr := s.Scan(ctx, recordstore.ID{}, 1)
 	_, posErr := s.Position(ctx)
-	for name, err := range map[string]error{"Load": loadErr, "Swap": swapErr, "Scan": scanErr, "Position": posErr} {
+	for name, err := range map[string]error{"Load": loadErr, "LoadStale": staleErr, "Swap": swapErr, "Scan": scanErr, "Position": posErr} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s under an ended context: %v", name, err)
 		}
@@ -386,10 +248,11 @@ func closed(t *testing.T, m Maker) {
 		t.Fatal(err)
 	}
 	_, _, loadErr := s.Load(t.Context(), id(1))
+	_, _, staleErr := s.LoadStale(t.Context(), id(1))
 	_, swapErr := s.Swap(t.Context(), id(1), 1, []byte("x"))
 	_, scanErr := s.Scan(t.Context(), recordstore.ID{}, 1)
 	_, posErr := s.Position(t.Context())
-	for name, err := range map[string]error{"Load": loadErr, "Swap": swapErr, "Scan": scanErr, "Position": posErr} {
+	for name, err := range map[string]error{"Load": loadErr, "LoadStale": staleErr, "Swap": swapErr, "Scan": scanErr, "Position": posErr} {
 		if !errors.Is(err, recordstore.ErrClosed) {
 			t.Errorf("%s after Close: %v", name, err)
 		}
