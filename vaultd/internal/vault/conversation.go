@@ -176,6 +176,39 @@ func (c *Conversation) update(ctx context.Context, decide func(*record.Record) (
 	lock := &c.v.locks[c.id[0]]
 	lock.Lock()
 	defer lock.Unlock()
+	return c.decideLoaded(ctx, decide)
+}
+
+// updateStale is update, begun on a read that may be stale: a charge then waits for
+// one exchange with the majority of a cluster, not two. What decide concludes from
+// it counts once it is stored, or once a Load has shown that it was not stale.
+// Else all of it is done again on what a Load shows.
+func (c *Conversation) updateStale(ctx context.Context, decide func(*record.Record) (next *record.Record, write bool, err error)) error {
+	lock := &c.v.locks[c.id[0]]
+	lock.Lock()
+	defer lock.Unlock()
+	r, version, err := c.v.records.loadStale(ctx, c.id)
+	if errors.Is(err, errCorrupt) {
+		return c.decideLoaded(ctx, decide) // it may be sound by now
+	}
+	if err != nil {
+		return err
+	}
+	next, write, err := decide(r)
+	if err != nil {
+		return err
+	}
+	if write {
+		if err := c.v.records.swap(ctx, c.id, version, next); !errors.Is(err, recordstore.ErrConflict) {
+			return err
+		}
+	} else if still, err := c.v.records.still(ctx, c.id, version); still || err != nil {
+		return err
+	}
+	return c.decideLoaded(ctx, decide)
+}
+
+func (c *Conversation) decideLoaded(ctx context.Context, decide func(*record.Record) (next *record.Record, write bool, err error)) error {
 	for {
 		r, version, err := c.v.records.load(ctx, c.id)
 		if err != nil {

@@ -30,11 +30,10 @@ func newDecoy(ctx context.Context, m hsm.Module) (d decoy, err error) {
 	return d, err
 }
 
-// pretend does the work of an attempt that is not one, and drops the result: the
-// record was loaded already, as for any other attempt. Its failures change nothing:
-// the refusal stands.
+// pretend evaluates for an attempt that is not one, and drops the result: a record
+// was loaded and one was written already, as for any other attempt. Its failures
+// change nothing: the refusal stands.
 func (v *Vault) pretend(ctx context.Context, a ticket.Account, ke1 opaque.KE1) {
-	_ = v.decoys.write(ctx, v, a, false)
 	_, state, err := opaque.GenerateKE2(ctx, opaque.ServerParams{
 		ServerIdentity: []byte(v.cfg.Fleet), ServerPublicKey: v.serverPublic,
 		Evaluate: v.evaluate(v.decoy.wrapped, v.decoy.public), DH: v.staticDH,

@@ -97,8 +97,10 @@ func (w *world) pass(d time.Duration) {
 // watchedHSM remembers what was evaluated under which key, and fails on demand.
 type watchedHSM struct {
 	hsm.Module
-	// before, if set, is asked before each operation; its error is the result.
+	// before, if set, is asked before each operation, one at a time; its error is
+	// the result.
 	before func(op string) error
+	asking sync.Mutex
 
 	mu        sync.Mutex
 	made      []string            // wrapped keys, in order
@@ -113,6 +115,8 @@ func (h *watchedHSM) ask(op string) error {
 	if h.before == nil {
 		return nil
 	}
+	h.asking.Lock()
+	defer h.asking.Unlock()
 	return h.before(op)
 }
 

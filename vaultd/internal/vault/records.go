@@ -57,6 +57,29 @@ func (s *records) load(ctx context.Context, id recordstore.ID) (*record.Record, 
 	if err != nil {
 		return nil, 0, fmt.Errorf("load: %w", err)
 	}
+	return s.open(ctx, id, version, b)
+}
+
+// loadStale is load of what may be over already: good for nothing but a swap.
+func (s *records) loadStale(ctx context.Context, id recordstore.ID) (*record.Record, recordstore.Version, error) {
+	b, version, err := s.store.LoadStale(ctx, id)
+	if err != nil {
+		return nil, 0, fmt.Errorf("load stale: %w", err)
+	}
+	return s.open(ctx, id, version, b)
+}
+
+// still says whether a record is at the version that was read of it, however stale
+// that was: then it is what was read, for no version names two contents.
+func (s *records) still(ctx context.Context, id recordstore.ID, version recordstore.Version) (bool, error) {
+	_, is, err := s.store.Load(ctx, id)
+	if err != nil {
+		return false, fmt.Errorf("load: %w", err)
+	}
+	return is == version, nil
+}
+
+func (s *records) open(ctx context.Context, id recordstore.ID, version recordstore.Version, b []byte) (*record.Record, recordstore.Version, error) {
 	if version == 0 {
 		return nil, 0, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chatvault/protocol/frame"
@@ -25,7 +26,14 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	var live record.Record
 	var verdict rules.Verdict
 	var taken tokens
-	err = c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+	var idle sync.WaitGroup
+	refused := sync.OnceFunc(func() {
+		// At once, while a Load confirms what may have been stale: else a refusal
+		// took longer than a charge, by that Load (A11).
+		idle.Go(func() { _ = c.v.decoys.write(ctx, c.v, c.account, false) })
+	})
+	defer idle.Wait()
+	err = c.updateStale(ctx, func(r *record.Record) (*record.Record, bool, error) {
 		taken.give() // those of a try that lost its swap
 		if r != nil {
 			a.generation = r.Generation
@@ -43,6 +51,9 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 		if r != nil {
 			live = *r
 		}
+		if verdict.Status != frame.OK && !verdict.Write {
+			refused()
+		}
 		return r, verdict.Write, nil
 	})
 	if err != nil {
@@ -50,6 +61,7 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 		return c.chargeInDoubt(ctx, a, err)
 	}
 	if verdict.Status != frame.OK {
+		idle.Wait()
 		c.v.pretend(ctx, c.account, ke1)
 		a.refused, a.until = verdict.Status, verdict.Until
 		c.attempt = a
