@@ -57,6 +57,9 @@ type Options struct {
 	// TwoVaults starts a second vault node on the same token and store, which
 	// VaultArgs must name: Pebble belongs to one process.
 	TwoVaults bool
+	// TwoRelays starts a second chatd beside the first, for the same clients:
+	// behind one name, or each by its own URL. They want a real Redis.
+	TwoRelays bool
 	// VaultArgs and ChatdArgs are further flags of "serve", which win over the
 	// files that the stack writes.
 	VaultArgs, ChatdArgs []string
@@ -78,12 +81,15 @@ type Stack struct {
 	// Second is the second vault node, or nil.
 	Second *Daemon
 	Chatd  *Daemon
-	Redis  *Daemon // nil when it is embedded
+	// SecondChatd is the second relay, or nil.
+	SecondChatd *Daemon
+	Redis       *Daemon // nil when it is embedded
 
 	token     token
 	vaultAddr *address
 	nextAddr  *address // the second vault's
 	chatdAddr *address
+	relayAddr *address // the second chatd's
 	redisDir  string
 	issuer    issuer
 }
@@ -94,7 +100,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, nextAddr: &address{}, chatdAddr: &address{}}
+	s := &Stack{Dir: dir, BinDir: o.BinDir, vaultAddr: &address{}, nextAddr: &address{}, chatdAddr: &address{}, relayAddr: &address{}}
 	if err := s.startAll(ctx, o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -130,7 +136,12 @@ func (s *Stack) startAll(ctx context.Context, o Options) error {
 		return err
 	}
 	s.Chatd = s.daemon("chatd", s.chatdAddr, o.ChatdArgs, nil)
-	return s.start(ctx, s.Chatd)
+	if err := s.start(ctx, s.Chatd); err != nil || !o.TwoRelays {
+		return err
+	}
+	s.SecondChatd = s.daemon("chatd", s.relayAddr, o.ChatdArgs, nil)
+	s.SecondChatd.LogFile = s.file("chatd-2.log")
+	return s.start(ctx, s.SecondChatd)
 }
 
 // URL is where clients connect: --url of backupctl.
@@ -142,9 +153,15 @@ func (s *Stack) ChatdAddr() string { return s.chatdAddr.get() }
 // VaultAddr is where chatd's uplinks arrive.
 func (s *Stack) VaultAddr() string { return s.vaultAddr.get() }
 
+// SecondVaultAddr and SecondChatdAddr are the second ones', if there are any.
+func (s *Stack) SecondVaultAddr() string { return s.nextAddr.get() }
+
+// SecondChatdAddr is where the second chatd listens.
+func (s *Stack) SecondChatdAddr() string { return s.relayAddr.get() }
+
 // Close kills everything that still runs. The files in Dir stay.
 func (s *Stack) Close() error {
-	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Second, s.Redis} {
+	for _, d := range s.daemons() {
 		if d != nil {
 			_ = d.Kill() // it may have ended already
 		}
@@ -159,12 +176,17 @@ func (s *Stack) Close() error {
 // did not end well.
 func (s *Stack) Stop(ctx context.Context) error {
 	var errs []error
-	for _, d := range []*Daemon{s.Chatd, s.Vault, s.Second, s.Redis} {
+	for _, d := range s.daemons() {
 		if d != nil && d.Running() {
 			errs = append(errs, d.Stop(ctx))
 		}
 	}
 	return errors.Join(append(errs, s.Close())...)
+}
+
+// daemons are all, in the order in which they are ended; nil for what is not there.
+func (s *Stack) daemons() []*Daemon {
+	return []*Daemon{s.Chatd, s.SecondChatd, s.Vault, s.Second, s.Redis}
 }
 
 func (s *Stack) file(name string) string { return filepath.Join(s.Dir, name) }
