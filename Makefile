@@ -59,6 +59,7 @@ night: setup bin/etcd ## Fuzz 60 s a target, back up 2 GB, run the benchmarks, a
 	@.ci/fuzz 60s
 	go test -run '^$$' -bench . -benchmem ./...
 	$(MAKE) --no-print-directory fault
+	go test -tags night -count 1 -run AtNight -v ./vaultd/internal/rules
 	go test -tags night -count 1 -timeout 20m -run Gigabytes -v ./docker/e2e
 	go test -race -count 2 -timeout 60m ./...
 

@@ -3,7 +3,6 @@ package rules_test
 import (
 	"fmt"
 	"slices"
-	"testing"
 	"time"
 
 	"chatvault/protocol/frame"
@@ -13,21 +12,30 @@ import (
 )
 
 // The model: one record in a compare-and-swap store, two vault nodes that load,
-// decide and swap in steps of their own and may crash between any two, a relay
-// that may drop or repeat anything, and two devices. honest holds the right
-// password and keeps its blind, so that it has one element for ever; thief types
-// wrong ones. Everything that can happen from a given start is explored, over the
+// decide and swap in steps of their own and may crash between any two, a third
+// that holds a stale copy, a relay that may drop, repeat and delay anything, time,
+// claims, and devices. honest holds the right password and keeps its blind, so
+// that it has one element for ever; thief types wrong ones; lost is the owner when
+// it begins. Everything that can happen from a given start is explored, over the
 // real rules; only OPAQUE is replaced by knowing who is who.
 //
 // A dropped message is one that is never acted upon, a repeated one is acted upon
 // again: the explorer has no queue, since every step is possible at any time. It
 // is harsher than the truth in one thing: what a session remembers between KE2 and
-// KE3 lasts for ever here, and survives crashes.
+// KE3, and what a KE3 entitles it to, lasts for ever here, and survives crashes.
+//
+// What happened, and what devices were told, is kept beside the record, in
+// universe: from that, and not from the record, the promises are judged.
+
+type device uint8
 
 const (
-	honest = iota
+	honest device = iota
 	thief
+	lost
 )
+
+var deviceOf = [...]vaultmsg.Thumbprint{{0xa1}, {0xb2}, {0xcc}}
 
 const (
 	tick = 12 * time.Hour // DestroyAfter is two of them
@@ -36,35 +44,23 @@ const (
 	maxStates = 4_000_000
 )
 
-var deviceOf = [2]vaultmsg.Thumbprint{{0xa1}, {0xb2}}
-
-// ruleset is the rules under exploration, to be replaced by wrong ones.
-type ruleset struct {
-	charge  func(*record.Record, rules.Attempt, time.Time, rules.Params) (uint64, rules.Verdict)
-	restore func(*record.Record, rules.Attempt, uint64, uint64, time.Time) rules.Verdict
-	fail    func(*record.Record, rules.Attempt, uint64, time.Time, rules.Params) rules.Verdict
-	settle  func(*record.Record, time.Time, rules.Params) bool
-	blind   bool // a store that swaps without comparing
-}
-
-func ours() ruleset {
-	return ruleset{
-		charge: rules.Charge, restore: rules.Restore, settle: rules.Settle,
-		fail: func(r *record.Record, a rules.Attempt, g uint64, now time.Time, p rules.Params) rules.Verdict {
-			return rules.Fail(r, a, g, vaultmsg.EventFailed, now, p)
-		},
-	}
+// modelParams are the default times, but for claims: a ripe claim and a lapsed one
+// are to be seen within a few ticks.
+func modelParams(pacing bool) rules.Params {
+	p := rules.Defaults()
+	p.ReplaceDelay, p.ClaimWindow, p.Pacing = 3*tick, 2*tick, pacing
+	return p
 }
 
 // element names a blinded element: honest's is 0, thief's are 1, 2, ….
 type element uint8
 
 func (e element) attempt() rules.Attempt {
-	device := deviceOf[thief]
+	d := thief
 	if e == 0 {
-		device = deviceOf[honest]
+		d = honest
 	}
-	return rules.Attempt{ID: [32]byte{byte(e) + 1}, Device: device}
+	return rules.Attempt{ID: [32]byte{byte(e) + 1}, Device: deviceOf[d]}
 }
 
 // opKind is what a node is in the middle of.
@@ -75,30 +71,37 @@ const (
 	opCharge
 	opRestore
 	opFail
+	opClaim
+	opCancel
+	opRegister // over a tombstone
+	opReplace  // by owner or claim
+	opChange   // by a KE3
+	opDelete   // by owner or claim
 )
 
 // node is what a vault node is in the middle of: between having decided and
 // swapping. A crash clears it.
 type node struct {
 	op      opKind
-	element element
+	element element // of charge, restore, fail
+	device  device  // of all the others
+	what    vaultmsg.ClaimKind
 	ok      bool // the rule said yes
 	charge  uint8
-	loaded  ref // the record that was decided on
-	decided ref // the record to be swapped for it
+	at      uint8 // the tick in which it decided
+	loaded  ref   // the record that was decided on
+	decided ref   // the record to be swapped for it
 }
 
 // before is any total order.
-func (n node) before(o node) bool {
-	return slices.Compare(n.key(), o.key()) < 0
-}
+func (n node) before(o node) bool { return slices.Compare(n.key(), o.key()) < 0 }
 
 func (n node) key() []int {
 	ok := 0
 	if n.ok {
 		ok = 1
 	}
-	return []int{int(n.op), int(n.element), ok, int(n.charge), int(n.loaded), int(n.decided)}
+	return []int{int(n.op), int(n.element), int(n.device), int(n.what), ok, int(n.charge), int(n.at), int(n.loaded), int(n.decided)}
 }
 
 // ref stands for an encoded record; the explorer keeps one copy of each. It also
@@ -109,6 +112,7 @@ type ref uint32
 // universe is one state of everything.
 type universe struct {
 	record ref
+	stale  ref     // a copy that a third node holds; 0 for none
 	nodes  [2]node // in an order of the explorer's: they are alike
 	now    uint8   // in ticks
 	typed  uint8   // wrong passwords that thief has typed
@@ -117,23 +121,50 @@ type universe struct {
 	evaluated [8]uint8
 	honest    uint32 // the charges at which honest's element was evaluated, a bit each
 	success   uint8  // the highest charge that succeeded
+	owner     device // who had the last KE3 or registration
+	// The tick after the one in which the standing claim was made, by device and
+	// kind; 0 when it was never made, or was cancelled, or a KE3 came.
+	claims [2][2]uint8
 }
 
-func (u *universe) time() time.Time { return start.Add(time.Duration(u.now) * tick) }
+func (u *universe) claim(d device, what vaultmsg.ClaimKind) *uint8 {
+	return &u.claims[d][what-vaultmsg.ClaimReplace]
+}
+
+func (u *universe) time() time.Time { return timeOf(u.now) }
+
+func timeOf(now uint8) time.Time { return start.Add(time.Duration(now) * tick) }
+
+// scenario is where an exploration starts, and what may happen in it.
+type scenario struct {
+	failures     int     // at the start, by devices that are not part of it
+	wrong, ticks uint8   // wrong passwords that thief may type; how far time may go
+	slack        uint64  // how many charges there may be beyond those
+	claims       []claim // that may be made, used and cancelled, at any time
+	lost         bool    // the lost phone still acts
+	change       bool    // honest uses what a KE3 entitles it to
+	register     bool    // thief registers over a tombstone
+	stale        bool    // a third node holds a stale copy
+	pacing       bool
+}
+
+type claim struct {
+	device device
+	what   vaultmsg.ClaimKind
+}
+
+func (c claim) id() vaultmsg.ClaimID { return vaultmsg.ClaimID{byte(c.device) + 1, byte(c.what)} }
 
 // explorer walks all universes that can be reached from a start.
 type explorer struct {
+	scenario
 	rules  ruleset
 	params rules.Params
-	ticks  uint8  // how far time may go
-	wrong  uint8  // how many wrong passwords thief may type
-	slack  uint64 // how many charges there may be beyond those
-	before uint8  // failures at the start
 	guilty string // the first broken promise
 
 	seen    map[universe]struct{}
 	todo    []universe
-	records []string // by ref
+	records []record.Record // by ref
 	refs    map[string]ref
 }
 
@@ -143,32 +174,31 @@ func (e *explorer) intern(r *record.Record) ref {
 	r.Events = nil
 	b := string(r.Encode())
 	if _, ok := e.refs[b]; !ok {
+		if _, err := record.Decode([]byte(b)); err != nil {
+			panic(err)
+		}
 		e.refs[b] = ref(len(e.records))
-		e.records = append(e.records, b)
+		e.records = append(e.records, r.Clone())
 	}
 	return e.refs[b]
 }
 
 func (e *explorer) load(at ref) *record.Record {
-	r, err := record.Decode([]byte(e.records[at]))
-	if err != nil {
-		panic(err)
-	}
+	r := e.records[at].Clone()
 	return &r
 }
 
-func explore(rs ruleset, failures int, wrong, ticks uint8, slack uint64) *explorer {
-	p := rules.Defaults()
-	p.Pacing = false
-	e := &explorer{rules: rs, params: p, ticks: ticks, wrong: wrong, slack: slack, before: uint8(failures),
-		seen: map[universe]struct{}{}, records: []string{""}, refs: map[string]ref{}}
+func explore(rs ruleset, s scenario) *explorer {
+	e := &explorer{scenario: s, rules: rs, params: modelParams(s.pacing),
+		seen: map[universe]struct{}{}, records: make([]record.Record, 1), refs: map[string]ref{}}
 	r := live()
-	r.Owner = vaultmsg.Thumbprint{0xcc} // the lost phone
-	fill(r, failures, false)
+	r.Owner = deviceOf[lost]
+	fill(r, s.failures, false)
 	for i := range r.Entries {
 		r.Entries[i].Attempt[31] = 0xff // elements of their own
+		r.Entries[i].OffOwner = s.pacing
 	}
-	e.visit(universe{record: e.intern(r)})
+	e.visit(universe{record: e.intern(r), owner: lost})
 	for len(e.todo) > 0 && e.guilty == "" {
 		if len(e.seen) > maxStates {
 			panic(fmt.Sprintf("more than %d states", maxStates))
@@ -208,255 +238,43 @@ func (e *explorer) step(u universe) {
 	r := e.load(u.record)
 	if e.rules.settle(r, u.time(), e.params) { // the sweep
 		next := u
-		e.store(&next, r)
+		e.store(&next, r, node{})
 		e.visit(next)
 	}
 	for i := range u.nodes {
-		e.stepNode(u, i)
-	}
-}
-
-func (e *explorer) stepNode(u universe, i int) {
-	n := u.nodes[i]
-	if n.op != opNone {
+		if u.nodes[i].op == opNone {
+			e.beginAny(u, i)
+			continue
+		}
 		next := u // crash
 		next.nodes[i] = node{}
 		e.visit(next)
 		e.finish(u, i)
+	}
+	if e.stale {
+		next := u
+		next.stale = u.record
+		e.visit(next)
+		e.actOnStale(u)
+	}
+}
+
+// actOnStale: a node that holds an old copy decides on it. What it would store
+// loses its swap; so all that matters is what it would do without a swap.
+func (e *explorer) actOnStale(u universe) {
+	if u.stale == 0 || u.stale == u.record {
 		return
 	}
-	// Some more charges than it takes: honest ends with the first success whose
-	// reply arrives, and thief has better things to do than to repeat itself.
-	more := e.load(u.record).Charges < uint64(e.before)+uint64(e.wrong)+e.slack
-	if more {
-		e.begin(u, i, opCharge, 0, 0)
-	}
-	for w := element(1); uint8(w) <= u.typed; w++ {
-		if more {
-			e.begin(u, i, opCharge, w, 0) // repeated, or its reply was dropped
-		}
-		if u.evaluated[w] != 0 {
-			e.begin(u, i, opFail, w, u.evaluated[w])
-		}
-	}
-	if more && u.typed < e.wrong {
-		next := u
-		next.typed++
-		e.begin(next, i, opCharge, element(next.typed), 0)
-	}
-	for charge := uint8(1); charge < 32; charge++ {
-		if u.honest&(1<<charge) != 0 {
-			e.begin(u, i, opRestore, 0, charge)
-		}
-	}
-}
-
-// begin loads and decides.
-func (e *explorer) begin(u universe, i int, op opKind, el element, charge uint8) {
-	r := e.load(u.record)
-	n := &u.nodes[i]
-	n.op, n.element, n.charge = op, el, charge
-	var v rules.Verdict
-	switch op {
-	case opCharge:
-		var c uint64
-		c, v = e.rules.charge(r, el.attempt(), u.time(), e.params)
-		n.charge = uint8(c)
-	case opRestore:
-		v = e.rules.restore(r, el.attempt(), 1, uint64(charge), u.time())
-	case opFail:
-		v = e.rules.fail(r, el.attempt(), 1, u.time(), e.params)
-	}
-	n.ok = v.Status == frame.OK
-	switch {
-	case v.Write:
-		n.loaded, n.decided = u.record, e.intern(r)
-		e.visit(u)
-	case n.ok: // it goes on, without a write: nothing can come between
-		e.follow(u, i)
-	}
-}
-
-// finish swaps what was decided, and does what follows from it, or not: the swap
-// may be reported failed though it was done.
-func (e *explorer) finish(u universe, i int) {
-	n := &u.nodes[i]
-	if n.op == opCharge && n.ok && n.element != 0 {
-		u.wrong++
-	}
-	if n.op == opRestore && n.ok {
-		// The element that succeeded is right at whatever charge it was last.
-		u.success = max(u.success, n.charge)
-		for _, entry := range e.load(u.record).Entries {
-			if entry.Attempt == element(0).attempt().ID {
-				u.success = max(u.success, uint8(entry.Charge))
+	for el := range element(u.typed + 1) {
+		c, v := e.rules.charge(e.load(u.stale), el.attempt(), u.time(), e.params)
+		if v.Status == frame.OK && !v.Write && e.rules.trusting {
+			next := u
+			i := slices.Index(next.nodes[:], node{})
+			if i < 0 {
+				return
 			}
+			next.nodes[i] = node{op: opCharge, element: el, ok: true, charge: uint8(c)}
+			e.follow(next, i)
 		}
-	}
-	e.store(&u, e.load(n.decided))
-	e.checkEvaluations(&u)
-	unknown := u
-	unknown.nodes[i] = node{}
-	e.visit(unknown)
-	e.follow(u, i)
-}
-
-// follow does what comes after the record is stored.
-func (e *explorer) follow(u universe, i int) {
-	n := u.nodes[i]
-	u.nodes[i] = node{}
-	if n.op == opCharge && n.ok {
-		u.evaluated[n.element] = max(u.evaluated[n.element], n.charge)
-		if n.element == 0 {
-			u.honest |= 1 << n.charge
-		}
-		e.checkEvaluations(&u)
-	}
-	e.visit(u)
-}
-
-func (e *explorer) store(u *universe, r *record.Record) {
-	was := e.load(u.record)
-	u.record = e.intern(r)
-	if was.State == record.Live && r.State == record.Destroyed {
-		e.checkDestruction(u, was)
-	}
-}
-
-// checkEvaluations is the first promise: in charge order, at most ten distinct
-// elements after the last success.
-func (e *explorer) checkEvaluations(u *universe) {
-	n := 0
-	if u.success == 0 {
-		n = int(e.before)
-	}
-	for _, charge := range u.evaluated {
-		if charge > u.success {
-			n++
-		}
-	}
-	if left := e.load(u.record).Left(); n+left > record.MaxEntries {
-		e.guilty = fmt.Sprintf("%d distinct elements evaluated after charge %d, and %d attempts left", n, u.success, left)
-	}
-	if n > record.MaxEntries {
-		e.guilty = fmt.Sprintf("%d distinct elements evaluated after charge %d", n, u.success)
-	}
-}
-
-// checkDestruction is the second promise: a key is destroyed only by ten failures,
-// and never while the right password is under way. honest's own attempt counts as
-// a failure only when it was left open for a day.
-func (e *explorer) checkDestruction(u *universe, was *record.Record) {
-	failures := int(e.before) + int(u.wrong)
-	for _, entry := range was.Entries {
-		if entry.Attempt != element(0).attempt().ID {
-			continue
-		}
-		if u.time().Before(time.Unix(int64(entry.Time), 0).Add(e.params.DestroyAfter)) {
-			e.guilty = fmt.Sprintf("destroyed while the right password, charge %d, was under way", entry.Charge)
-			return
-		}
-		failures++
-	}
-	if failures < record.MaxEntries {
-		e.guilty = fmt.Sprintf("destroyed after %d failures", failures)
-	}
-}
-
-func TestEveryReachableStateKeepsBothPromises(t *testing.T) {
-	total := 0
-	for _, c := range []struct {
-		failures     int
-		wrong, ticks uint8
-	}{
-		{0, 0, 3}, // nobody types a wrong password
-		{8, 1, 2}, // two attempts left
-		{8, 2, 0},
-		{9, 1, 3}, // one
-		{9, 2, 1},
-		{10, 1, 2}, // none
-	} {
-		e := explore(ours(), c.failures, c.wrong, c.ticks, 2)
-		t.Logf("%d failures before, %d wrong passwords, %d half-days: %d states", c.failures, c.wrong, c.ticks, len(e.seen))
-		total += len(e.seen)
-		if e.guilty != "" {
-			t.Errorf("%+v: %s", c, e.guilty)
-		}
-	}
-	t.Logf("%d states", total)
-}
-
-// TestWrongRulesAreFoundGuilty: rules that this project decided against, each of
-// which the explorer has to catch.
-func TestWrongRulesAreFoundGuilty(t *testing.T) {
-	cancels := ours()
-	cancels.charge = func(r *record.Record, a rules.Attempt, now time.Time, p rules.Params) (uint64, rules.Verdict) {
-		charge, v := rules.Charge(r, a, now, p)
-		if v.Status == frame.OK && v.Write {
-			// a new attempt cancels the open ones
-			for i := range r.Entries {
-				if r.Entries[i].Attempt != a.ID {
-					r.Entries[i].Open = false
-				}
-			}
-		}
-		return charge, v
-	}
-	tenth := ours()
-	tenth.charge = func(r *record.Record, a rules.Attempt, now time.Time, p rules.Params) (uint64, rules.Verdict) {
-		charge, v := rules.Charge(r, a, now, p)
-		if v.Status == frame.OK && r.Left() == 0 {
-			r.State = record.Destroyed // at the tenth charge, before its verdict
-			v.Write = true
-		}
-		return charge, v
-	}
-	toTen := ours()
-	toTen.restore = func(r *record.Record, a rules.Attempt, g, charge uint64, now time.Time) rules.Verdict {
-		v := rules.Restore(r, a, g, charge, now)
-		if v.Status == frame.OK {
-			r.Base = r.Charges
-		}
-		return v
-	}
-	blind := ours()
-	blind.blind = true
-	ignoresTombstone := ours()
-	ignoresTombstone.charge = func(r *record.Record, a rules.Attempt, now time.Time, p rules.Params) (uint64, rules.Verdict) {
-		if r.State == record.Destroyed {
-			r.State, r.Charges = record.Live, r.Base
-		}
-		return rules.Charge(r, a, now, p)
-	}
-	recharges := ours()
-	recharges.charge = func(r *record.Record, a rules.Attempt, now time.Time, p rules.Params) (uint64, rules.Verdict) {
-		if r.State == record.Live { // the same element is charged anew
-			for i := range r.Entries {
-				if r.Entries[i].Attempt == a.ID {
-					r.Entries[i].Attempt[30] = byte(r.Charges)
-				}
-			}
-		}
-		return rules.Charge(r, a, now, p)
-	}
-	for name, c := range map[string]struct {
-		rules        ruleset
-		failures     int
-		wrong, ticks uint8
-		slack        uint64
-	}{
-		"a new attempt cancels an open one": {cancels, 8, 2, 1, 2},
-		"tombstone at the tenth charge":     {tenth, 9, 0, 0, 2},
-		"restore to ten":                    {toTen, 5, 2, 0, 2},
-		"swap without compare":              {blind, 8, 3, 0, 2},
-		"no tombstone check":                {ignoresTombstone, 9, 2, 0, 2},
-		"the same element charged anew":     {recharges, 8, 0, 2, 2},
-	} {
-		e := explore(c.rules, c.failures, c.wrong, c.ticks, c.slack)
-		if e.guilty == "" {
-			t.Errorf("%s: found innocent in %d states", name, len(e.seen))
-			continue
-		}
-		t.Logf("%s: %s (%d states)", name, e.guilty, len(e.seen))
 	}
 }
