@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // site holds the files of one installation.
 type site struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	pki    *chatdtest.PKI
 	issuer *chatdtest.Issuer
@@ -41,7 +41,7 @@ type site struct {
 	settings map[string]any
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir(), pki: chatdtest.NewPKI(t), issuer: chatdtest.NewIssuer(t)}
 	s.vault = chatdtest.StartVault(t, s.pki, 1, uplink.VaultRole)
@@ -85,7 +85,7 @@ func (s *site) config() string {
 
 // program is a chatd that runs.
 type program struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	addr string
 	over chan struct{} // closed when it has ended

@@ -1,9 +1,11 @@
 package admission
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Kernel buffers of a client's socket. With the defaults, a client that sends
@@ -52,6 +54,15 @@ type counted struct {
 	net.Conn
 	open *atomic.Int64
 	once sync.Once
+}
+
+// SyscallConn implements syscall.Conn: parked connections wait in an epoll set.
+func (c *counted) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return s.SyscallConn()
 }
 
 func (c *counted) Close() error {

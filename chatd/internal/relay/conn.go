@@ -22,7 +22,7 @@ import (
 type conn struct {
 	// static after construction
 	relay *Relay
-	ws    *websocket.Conn
+	ws    *websocket.Conn // set by the upgrade
 	nonce [frame.NonceSize]byte
 	began time.Time // when the upgrade was asked for
 
@@ -31,7 +31,9 @@ type conn struct {
 
 	heard atomic.Int64 // Unix ns of the last frame, ping or pong
 
-	// owned by the read loop
+	// owned by the reader
+	in                               input
+	pushed                           int64 // when the read deadline was last moved; 0: move it
 	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
 
 	mu       sync.Mutex // guards what follows
@@ -41,6 +43,9 @@ type conn struct {
 	drains   bool       // it has been reached
 	ended    bool
 	reason   Reason
+	parked   bool
+	fd       int // that the poller knows; guarded by its mu
+	// nil while empty: most connections have no session
 	streams  map[*uplink.Link]uplink.Stream
 	sessions map[frame.SessionID]uplink.Stream
 	pending  map[uint32]pending
@@ -61,26 +66,20 @@ type pending struct {
 	since   time.Time
 }
 
-func newConn(r *Relay, ws *websocket.Conn, began time.Time) *conn {
-	c := &conn{
-		relay: r, ws: ws, nonce: newNonce(), began: began,
-		streams:  map[*uplink.Link]uplink.Stream{},
-		sessions: map[frame.SessionID]uplink.Stream{},
-		pending:  map[uint32]pending{},
-	}
-	c.out.ws, c.out.traffic = ws, &r.traffic
+func newConn(r *Relay, began time.Time) *conn {
+	c := &conn{relay: r, nonce: newNonce(), began: began}
+	c.out.conn = c
 	c.wake.Owner = c
 	return c
 }
 
-// run serves the connection until it ends, and then cleans up.
-func (c *conn) run() {
+// greet says HELLO and gives the connection its reader.
+func (c *conn) greet() {
 	r := c.relay
 	r.Counts.Add("connections")
-	defer r.places.Add(-1)
 	c.ws.SetReadLimit(frame.MaxFrame)
-	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, data) })
-	c.ws.SetPongHandler(func(string) error { return c.onControl(0, "") })
+	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, []byte(data)) })
+	c.ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
 	c.ws.SetCloseHandler(c.onClosed)
 	c.heard.Store(r.wheel.Now())
 	known := r.add(c)
@@ -89,56 +88,51 @@ func (c *conn) run() {
 	if !known {
 		c.end(draining)
 	}
-	c.readLoop()
-	c.cleanUp()
+	go c.serve()
 }
 
-// readLoop handles frame after frame until the connection cannot be read any
-// more. Once the connection has ended it discards what still comes, until the
-// client has answered the close frame.
-func (c *conn) readLoop() {
+// serve handles message after message until the connection parks, or cannot be
+// read any more; then it cleans up. Once the connection has ended it discards
+// what still comes, until the client has answered the close frame.
+func (c *conn) serve() {
+	c.in.attach(c.ws.NetConn())
 	for {
-		raw, kind, err := c.read()
+		err := c.await()
+		if err == errParked {
+			return
+		}
+		var raw *[]byte
+		var kind int
+		if err == nil {
+			raw, kind, err = c.read()
+		}
 		if err != nil {
 			c.end(readReason(err))
 			if errors.Is(err, websocket.ErrReadLimit) {
 				c.linger()
 			}
+			c.cleanUp()
 			return
 		}
-		c.relay.traffic.framesIn.Add(1)
-		c.relay.traffic.bytesIn.Add(int64(len(*raw)))
-		if !c.hasEnded() {
-			c.handle(kind, *raw)
-		}
+		c.hear(kind, *raw)
 		frames.Put(raw)
 	}
 }
 
-// frames holds buffers for one incoming frame each, and one byte more to find
-// its end.
-var frames = sync.Pool{New: func() any { b := make([]byte, frame.MaxFrame+1); return &b }}
-
-// read reads one message into a buffer of frames. gorilla has checked its size.
-func (c *conn) read() (raw *[]byte, kind int, err error) {
-	kind, in, err := c.ws.NextReader()
-	if err != nil {
-		return nil, 0, err
+// hear acts on one message, if the connection still lives.
+func (c *conn) hear(kind int, raw []byte) {
+	switch kind {
+	case websocket.PingMessage:
+		c.onControl(websocket.PongMessage, raw)
+		return
+	case websocket.PongMessage:
+		c.onControl(0, nil)
+		return
 	}
-	raw = frames.Get().(*[]byte)
-	*raw = (*raw)[:cap(*raw)]
-	n := 0
-	for {
-		m, err := in.Read((*raw)[n:])
-		n += m
-		if err == io.EOF {
-			*raw = (*raw)[:n]
-			return raw, kind, nil
-		}
-		if err != nil {
-			frames.Put(raw)
-			return nil, 0, err
-		}
+	c.relay.traffic.framesIn.Add(1)
+	c.relay.traffic.bytesIn.Add(int64(len(raw)))
+	if !c.hasEnded() {
+		c.handle(kind, raw)
 	}
 }
 
@@ -148,6 +142,8 @@ func readReason(err error) Reason {
 	switch {
 	case errors.Is(err, websocket.ErrReadLimit):
 		return oversized
+	case errors.As(err, &network) && network.Timeout():
+		return silent // in the midst of a message
 	case errors.As(err, &closed), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return clientLeft
 	}
@@ -199,15 +195,16 @@ func (c *conn) onFrame(raw []byte) {
 	}
 }
 
-// onControl hears a ping or pong. gorilla calls it from the read loop.
-func (c *conn) onControl(answer int, data string) error {
+// onControl hears a ping or pong, and answers the ping. gorilla calls it from
+// the read loop too.
+func (c *conn) onControl(answer int, data []byte) error {
 	c.heard.Store(c.relay.wheel.Now())
 	if c.hasEnded() {
 		return nil
 	}
 	if wait := c.spend(&c.framesTAT, ratelimit.FramesPerConnection); wait > 0 {
 		c.refuseAndEnd(limited(0, ratelimit.FramesPerConnection, wait))
-	} else if answer != 0 && !c.out.sendCopy(answer, []byte(data)) {
+	} else if answer != 0 && !c.out.send(answer, data) {
 		c.end(slowConsumer)
 	}
 	return nil
@@ -272,8 +269,9 @@ func (c *conn) end(why Reason) {
 	c.relay.Counts.Add("closed_" + why.String())
 	if s := reasons[why].status; s != noStatus {
 		c.out.close(s, why == slowConsumer)
+		c.kick()
 	} else if why == silent {
-		c.ws.Close()
+		c.cut()
 	}
 }
 
@@ -298,5 +296,10 @@ func (c *conn) cleanUp() {
 		s.Leave(heir{c.relay, account})
 	}
 	c.relay.leave(c, account)
+	c.in.release()
+	if c.relay.poller != nil {
+		c.relay.poller.forget(c)
+	}
+	c.relay.places.Add(-1)
 	c.relay.Log.Debug("connection ended", "reason", reason.String())
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gorilla/websocket"
+
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/frame"
@@ -58,7 +60,7 @@ func (c *conn) has(l *uplink.Link, id frame.SessionID) bool {
 }
 
 func (c *conn) forward(raw []byte) {
-	if !c.out.sendRaw(raw) {
+	if !c.out.send(websocket.BinaryMessage, raw) {
 		c.end(slowConsumer)
 	}
 }
@@ -81,6 +83,9 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
 		return nil
 	}
 	delete(c.pending, a.Tag)
+	if c.sessions == nil {
+		c.sessions = map[frame.SessionID]uplink.Stream{}
+	}
 	c.sessions[a.Session] = stream
 	before := c.relay.claim(a.Session, c)
 	c.mu.Unlock()

@@ -23,7 +23,7 @@ const comeBack = time.Second
 // the drain time is over.
 func (r *Relay) Drain() {
 	defer r.cancel()
-	defer r.wheel.Stop()
+	defer r.stop()
 	empty := r.beginDrain()
 	over, release := clock.After(r.Clock, r.cfg.Drain)
 	defer release()
@@ -38,11 +38,19 @@ func (r *Relay) Drain() {
 	// A client that does not read its close frame is cut off by the writer.
 	giveUp := time.AfterFunc(2*closeGrace, func() {
 		for _, c := range r.all() {
-			c.ws.Close()
+			c.cut()
 		}
 	})
 	defer giveUp.Stop()
 	<-empty
+}
+
+// stop stops what runs beside the connections.
+func (r *Relay) stop() {
+	r.wheel.Stop()
+	if r.poller != nil {
+		r.poller.close()
+	}
 }
 
 // beginDrain refuses new connections, and sets for each of the others when it

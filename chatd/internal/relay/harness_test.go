@@ -4,11 +4,13 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/redis/go-redis/v9"
 
 	"chatvault/chatd/internal/admission"
@@ -22,6 +24,9 @@ import (
 	"chatvault/protocol/ticket"
 )
 
+// withoutPoller makes every relay that is started keep its connections active.
+var withoutPoller bool
+
 // house is a relay with everything around it.
 type house struct {
 	t      *testing.T
@@ -31,7 +36,8 @@ type house struct {
 	relay  *Relay
 	url    string // ws://host:port
 	server *httptest.Server
-	up     chan struct{} // one for each uplink that comes up
+	dialer *websocket.Dialer // nil: plain
+	up     chan struct{}     // one for each uplink that comes up
 }
 
 // setup is what a test may change before the relay starts.
@@ -41,6 +47,10 @@ type setup struct {
 	redis  redis.UniversalClient
 	clock  *clock.Fake
 	log    io.Writer
+	// parkAfter is so short that every connection of a test parks again and again.
+	parkAfter    time.Duration
+	frameTimeout time.Duration // 0: as in production
+	tls          bool
 	// tickets, if set, stands in for the issuer's verifier.
 	tickets *ticket.Verifier
 }
@@ -56,7 +66,7 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 			AuthTimeout: 10 * time.Second, Ping: 30 * time.Second, Drain: 20 * time.Second,
 		},
 		clock: clock.NewFake(time.Now().Truncate(time.Second)),
-		log:   t.Output(), tickets: issuer.Verifier(),
+		log:   t.Output(), tickets: issuer.Verifier(), parkAfter: time.Millisecond,
 	}
 	if change != nil {
 		change(&s)
@@ -88,9 +98,23 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
 		Clock: s.clock, Log: log, Counts: new(count.Set),
 	})
-	h.server = httptest.NewServer(h.relay.Handler())
+	h.relay.parkAfter = s.parkAfter
+	if s.frameTimeout > 0 {
+		h.relay.frameTimeout = s.frameTimeout
+	}
+	if withoutPoller && h.relay.poller != nil {
+		h.relay.poller.close()
+		h.relay.poller = nil
+	}
+	h.server = httptest.NewUnstartedServer(h.relay.Handler())
+	if s.tls {
+		h.server.StartTLS()
+		h.dialer = &websocket.Dialer{TLSClientConfig: h.server.Client().Transport.(*http.Transport).TLSClientConfig}
+	} else {
+		h.server.Start()
+	}
 	h.url = "ws" + strings.TrimPrefix(h.server.URL, "http")
-	h.relay.cfg.Hosts[strings.TrimPrefix(h.url, "ws://")] = true
+	h.relay.cfg.Hosts[h.server.Listener.Addr().String()] = true
 	h.run(pool, directory)
 	for range s.vaults {
 		<-h.up
@@ -109,10 +133,11 @@ func (h *house) run(pool *uplink.Pool, directory *route.Directory) {
 	h.t.Cleanup(func() {
 		h.relay.beginDrain()
 		for _, c := range h.relay.all() {
-			c.ws.Close()
+			c.cut()
 		}
 		h.server.Close()
-		h.relay.wheel.Stop()
+		poll(h.t, "the end of every connection", func() bool { return h.relay.places.Load() == 0 })
+		h.relay.stop()
 		cancel()
 		<-done
 		<-done
@@ -132,7 +157,7 @@ func simple(t *testing.T, change func(*setup)) (*house, *chatdtest.Vault) {
 	}), vault
 }
 
-func (h *house) dial() *chatdtest.Client { h.t.Helper(); return chatdtest.Dial(h.t, nil, h.url) }
+func (h *house) dial() *chatdtest.Client { h.t.Helper(); return chatdtest.Dial(h.t, h.dialer, h.url) }
 
 // login connects and authenticates a device of an account.
 func (h *house) login(sub string, device ticket.DeviceKey) *chatdtest.Client {

@@ -78,16 +78,18 @@ func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, http.StatusServiceUnavailable, "max_connections", time.Second)
 		return
 	}
-	ws, err := r.upgrader.Upgrade(w, req, nil)
+	c := newConn(r, began)
+	ws, err := r.upgrader.Upgrade(hijacker{w, &c.in}, req, nil)
 	if err != nil {
+		c.in.release()
 		r.places.Add(-1)
 		r.Counts.Add("refused_upgrade")
 		return
 	}
 	// A goroutine of its own: the handler's would keep net/http's buffers and
 	// the request in memory for as long as the client stays.
-	c := newConn(r, ws, began)
-	go c.run()
+	c.ws = ws
+	c.greet()
 }
 
 func (r *Relay) originAllowed(req *http.Request) bool {

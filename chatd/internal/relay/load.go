@@ -23,6 +23,9 @@ func (r *Relay) Load() Load {
 	r.mu.Lock()
 	l := Load{Active: len(r.conns), Sessions: len(r.sessions)}
 	r.mu.Unlock()
+	l.Parked = int(r.parked.Load())
+	l.Active = max(l.Active-l.Parked, 0)
+	l.QueuedBytes = r.queued.Load()
 	l.FramesIn, l.BytesIn = r.traffic.framesIn.Load(), r.traffic.bytesIn.Load()
 	l.FramesOut, l.BytesOut = r.traffic.framesOut.Load(), r.traffic.bytesOut.Load()
 	return l

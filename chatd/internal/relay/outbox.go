@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -14,6 +15,11 @@ const (
 	// Request and reply alternate in a vault session: an honest client has a
 	// few waiting.
 	maxQueued = 64
+	// maxQueuedBytes bounds what waits for all clients together. Beyond it, who
+	// has something waiting already is a slow consumer.
+	maxQueuedBytes = 64 << 20
+	// keptBuffer is the size up to which a write buffer is used again, in bytes.
+	keptBuffer = 16 << 10
 	// writeTimeout is how long a client may take to accept what was written.
 	writeTimeout = 10 * time.Second
 	// closeGrace is how long a client may take to answer a close frame, and a
@@ -21,65 +27,93 @@ const (
 	closeGrace = 2 * time.Second
 )
 
-// buffers holds the frames that wait to be written.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
-
-// message is one WebSocket message that waits to be written.
-type message struct {
-	kind int // websocket.BinaryMessage, PingMessage, PongMessage
-	body *[]byte
-}
-
 // outbox writes to one client. Nobody who sends waits for the client: the
 // queue is bounded, and a goroutine writes for as long as there is something.
 type outbox struct {
-	// static after construction
-	ws      *websocket.Conn
-	traffic *traffic
+	conn *conn // static after construction
 
-	mu      sync.Mutex
-	queue   []message
-	writing bool // a goroutine runs writeLoop
-	broken  bool // nothing can be written any more
-	closing bool // nothing more is accepted; once the queue is empty, close
+	mu      sync.Mutex // guards what follows
+	w       *writer    // nil: nothing waits and nobody writes
+	broken  bool       // nothing can be written any more
+	closing bool       // nothing more is accepted; once all is written, close
 	status  frame.Status
 }
 
+// writer has the buffers of an outbox that has something to write, and its
+// goroutine.
+type writer struct {
+	run func() // loop, bound once: starting it allocates nothing
+
+	out *outbox // owned by the outbox that has it
+
+	// guarded by outbox.mu
+	pending  []byte // whole WebSocket frames
+	messages int    // in pending
+
+	spare []byte // owned by the loop
+}
+
+var writers sync.Pool
+
+func newWriter() *writer {
+	if w, ok := writers.Get().(*writer); ok {
+		return w
+	}
+	w := new(writer)
+	w.run = w.loop
+	return w
+}
+
+// encoded holds frames while they are queued.
+var encoded = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
 // sendFrame queues a frame; it reports false when the queue is full.
 func (o *outbox) sendFrame(f frame.Frame) bool {
-	body := buffers.Get().(*[]byte)
-	*body = f.Append((*body)[:0])
-	return o.send(websocket.BinaryMessage, body)
+	b := encoded.Get().(*[]byte)
+	defer encoded.Put(b)
+	*b = f.Append((*b)[:0])
+	return o.send(websocket.BinaryMessage, *b)
 }
 
-// sendRaw queues a copy of an encoded frame.
-func (o *outbox) sendRaw(raw []byte) bool { return o.sendCopy(websocket.BinaryMessage, raw) }
-
-func (o *outbox) sendCopy(kind int, b []byte) bool {
-	body := buffers.Get().(*[]byte)
-	*body = append((*body)[:0], b...)
-	return o.send(kind, body)
-}
-
-func (o *outbox) send(kind int, body *[]byte) bool {
+// send queues a copy of a message: an encoded frame, a ping or a pong. It
+// reports false when the queue is full.
+func (o *outbox) send(kind int, body []byte) bool {
+	r := o.conn.relay
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.broken || o.closing {
-		buffers.Put(body)
 		return true
 	}
-	if len(o.queue) == maxQueued {
-		buffers.Put(body)
+	if o.w != nil && o.w.messages > 0 && (o.w.messages >= maxQueued || r.queued.Load() > r.maxQueuedBytes) {
 		return false
 	}
-	o.queue = append(o.queue, message{kind, body})
 	o.startLocked()
+	before := len(o.w.pending)
+	o.w.pending = appendMessage(o.w.pending, kind, body)
+	o.w.messages++
+	r.queued.Add(int64(len(o.w.pending) - before))
+	if kind == websocket.BinaryMessage {
+		r.traffic.framesOut.Add(1)
+		r.traffic.bytesOut.Add(int64(len(body)))
+	}
 	return true
 }
 
-// close writes what is queued, then a close frame with the status. A client
-// that does not answer it is cut off after closeGrace. drop forgets the queue:
-// for a client that does not read.
+// appendMessage appends one WebSocket frame (RFC 6455 §5.2) as a server sends
+// it: whole and not masked. gorilla/websocket would allocate for each, and
+// write each with a system call of its own.
+func appendMessage(b []byte, kind int, body []byte) []byte {
+	b = append(b, 0x80|byte(kind))
+	if len(body) <= maxControl {
+		b = append(b, byte(len(body)))
+	} else {
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(len(body)))
+	}
+	return append(b, body...)
+}
+
+// close writes what is queued, then a close frame with the status. drop forgets
+// the queue: for a client that does not read.
 func (o *outbox) close(s frame.Status, drop bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -87,78 +121,95 @@ func (o *outbox) close(s frame.Status, drop bool) {
 		return
 	}
 	o.closing, o.status = true, s
-	if drop {
-		o.queue = nil
-		o.ws.NetConn().SetWriteDeadline(time.Now().Add(closeGrace))
-	}
 	o.startLocked()
+	if drop {
+		o.dropLocked()
+		o.conn.ws.NetConn().SetWriteDeadline(time.Now().Add(closeGrace))
+	}
+}
+
+// over says whether nothing will be written any more.
+func (o *outbox) over() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.broken
 }
 
 func (o *outbox) startLocked() {
-	if !o.writing {
-		o.writing = true
-		go o.writeLoop()
+	if o.w == nil {
+		o.w = newWriter()
+		o.w.out = o
+		go o.w.run()
 	}
 }
 
-func (o *outbox) writeLoop() {
-	var out []message
+func (o *outbox) dropLocked() {
+	o.conn.relay.queued.Add(-int64(len(o.w.pending)))
+	o.w.pending, o.w.messages = o.w.pending[:0], 0
+}
+
+// loop writes what is pending, all of it at once, until there is nothing.
+func (w *writer) loop() {
+	o := w.out
 	for {
 		o.mu.Lock()
-		out, o.queue = o.queue, out[:0]
-		last := o.closing
-		if o.broken || len(out) == 0 && !last {
-			o.queue, o.writing = nil, false
+		if o.broken || len(w.pending) == 0 && !o.closing {
+			o.doneLocked()
 			o.mu.Unlock()
 			return
 		}
+		out, last := w.pending, o.closing
+		w.pending, w.messages = w.spare[:0], 0
 		o.mu.Unlock()
 		err := o.write(out)
-		if err == nil && last {
+		w.spare = out
+		if err == nil && !last {
+			continue
+		}
+		if err == nil {
 			err = o.writeClose()
-			o.fail(err != nil)
-			return
 		}
+		o.mu.Lock()
+		o.broken = true
+		o.doneLocked()
+		o.mu.Unlock()
 		if err != nil {
-			o.fail(true)
-			return
+			o.conn.cut()
+		} else {
+			o.conn.kick() // closeGrace begins
 		}
+		return
 	}
 }
 
-func (o *outbox) write(out []message) (err error) {
-	for _, m := range out {
-		deadline := time.Now().Add(writeTimeout)
-		if m.kind == websocket.BinaryMessage {
-			o.ws.SetWriteDeadline(deadline)
-			if err == nil {
-				err = o.ws.WriteMessage(m.kind, *m.body)
-				o.traffic.framesOut.Add(1)
-				o.traffic.bytesOut.Add(int64(len(*m.body)))
-			}
-		} else if err == nil {
-			err = o.ws.WriteControl(m.kind, *m.body, deadline)
-		}
-		buffers.Put(m.body)
+// doneLocked gives the writer back; only its loop calls it.
+func (o *outbox) doneLocked() {
+	w := o.w
+	o.dropLocked()
+	o.w, w.out = nil, nil
+	if cap(w.pending) > keptBuffer {
+		w.pending = nil
 	}
+	if cap(w.spare) > keptBuffer {
+		w.spare = nil
+	}
+	writers.Put(w)
+}
+
+func (o *outbox) write(out []byte) error {
+	if len(out) == 0 {
+		return nil
+	}
+	conn := o.conn.ws.NetConn()
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := conn.Write(out)
+	o.conn.relay.queued.Add(-int64(len(out)))
 	return err
 }
 
-// writeClose sends the close frame and gives the client closeGrace to answer:
-// closing at once could discard it together with what is unread.
+// writeClose sends the close frame. The reader then gives the client closeGrace
+// to answer: closing at once could discard it together with what is unread.
 func (o *outbox) writeClose() error {
 	text := websocket.FormatCloseMessage(o.status.CloseCode(), o.status.String())
-	err := o.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(closeGrace))
-	o.ws.NetConn().SetReadDeadline(time.Now().Add(closeGrace))
-	return err
-}
-
-// fail ends the writing for good; cut also ends the reading.
-func (o *outbox) fail(cut bool) {
-	o.mu.Lock()
-	o.broken, o.writing, o.queue = true, false, nil
-	o.mu.Unlock()
-	if cut {
-		o.ws.Close()
-	}
+	return o.conn.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(closeGrace))
 }

@@ -1,8 +1,8 @@
 // Package relay serves clients: WebSocket, HELLO, AUTH, READY, and then frames
 // of vault sessions, which it carries to the vault nodes and back unread.
 //
-// A connection has one goroutine that reads. Whoever has something for the
-// client queues it; a goroutine writes while the queue holds anything. One
+// A connection that is not idle has one goroutine, which reads (park.go).
+// Whoever has something for the client queues it; a goroutine writes while the queue holds anything. One
 // timer wheel serves all connections: AUTH, pings, the end of the ticket, drain.
 package relay
 
@@ -75,8 +75,16 @@ type Relay struct {
 	cancel   context.CancelFunc
 	wheel    *wheel.Wheel
 
+	poller *poller // nil: connections stay active
+	// What tests make smaller.
+	parkAfter      time.Duration
+	frameTimeout   time.Duration
+	maxQueuedBytes int64
+
 	settings atomic.Pointer[settings]
 	traffic  traffic
+	parked   atomic.Int64 // connections
+	queued   atomic.Int64 // bytes that wait to be written to clients
 	places   atomic.Int64 // connections, those on their way in included
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
@@ -92,18 +100,24 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, maxQueuedBytes: maxQueuedBytes,
 		conns:    map[*conn]struct{}{},
 		accounts: map[route.Account]map[*conn]struct{}{},
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
 	r.wheel = wheel.New(parts.Clock)
+	var err error
+	if r.poller, err = newPoller(); err != nil {
+		// It costs memory, nothing else.
+		parts.Log.Warn("idle connections keep their goroutine", "reason", err)
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.upgrader = websocket.Upgrader{
 		HandshakeTimeout: writeTimeout,
-		ReadBufferSize:   512,
-		WriteBufferSize:  2048,
-		WriteBufferPool:  new(sync.Pool),
+		ReadBufferSize:   0, // use hijacker's
+		WriteBufferSize:  256,
+		WriteBufferPool:  new(sync.Pool), // for close frames only: see outbox
 		Subprotocols:     []string{frame.Subprotocol},
 		CheckOrigin:      r.originAllowed,
 		Error:            func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },

@@ -140,7 +140,13 @@ func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (uplink.Stream, e
 		if stream, err = link.Join(c, c.identity.peer); err != nil {
 			return stream, err
 		}
+		if c.streams == nil {
+			c.streams = map[*uplink.Link]uplink.Stream{}
+		}
 		c.streams[link] = stream
+	}
+	if c.pending == nil {
+		c.pending = map[uint32]pending{}
 	}
 	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
 	return stream, nil

@@ -43,7 +43,7 @@ func (c *conn) Due() {
 			c.refuse(frame.Refuse{Refused: frame.TAuth, Status: frame.AuthTimeout})
 		}
 		c.end(why)
-	case ping && !c.out.sendCopy(websocket.PingMessage, nil):
+	case ping && !c.out.send(websocket.PingMessage, nil):
 		c.end(slowConsumer)
 	}
 }
@@ -103,6 +103,9 @@ func (c *conn) settle() {
 		}
 	}
 	idle := len(used) == 0
+	if idle {
+		c.streams, c.sessions, c.pending = nil, nil, nil
+	}
 	why, over := ticketExpired, c.identity != nil && c.expiredLocked()
 	if c.drains {
 		why, over = draining, true

@@ -1,0 +1,154 @@
+package relay
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/protocol/frame"
+)
+
+// frameTimeout is how long a client that began a message may take for the rest
+// of it.
+const frameTimeout = 10 * time.Second
+
+// frames holds buffers for one incoming frame each, and one byte more to find
+// its end.
+var frames = sync.Pool{New: func() any { b := make([]byte, frame.MaxFrame+1); return &b }}
+
+// The first byte of the WebSocket frames (RFC 6455 §5.2) that are read here:
+// whole ones, without extensions.
+const (
+	wholeBinary = 0x80 | websocket.BinaryMessage
+	wholePing   = 0x80 | websocket.PingMessage
+	wholePong   = 0x80 | websocket.PongMessage
+	masked      = 0x80 // bit of the second byte
+	maxControl  = 125
+)
+
+// read reads one message into a buffer of frames: kind says whether it is a
+// binary or text message, a ping or a pong.
+//
+// What every client sends all the time is read here, because gorilla/websocket
+// allocates for each message and, after a ping, would wait for the next message
+// with a goroutine. Everything else is left to it: fragments, text, close
+// frames, and whatever breaks the protocol or a limit. Between two messages it
+// holds no state, so the two may take turns.
+func (c *conn) read() (raw *[]byte, kind int, err error) {
+	head, err := c.peek(2)
+	if err != nil {
+		return nil, 0, err
+	}
+	first, size, n := head[0], 6, int(head[1]&^masked)
+	known := first == wholeBinary && n <= 126 || (first == wholePing || first == wholePong) && n <= maxControl
+	if !known || head[1]&masked == 0 {
+		return c.readOther()
+	}
+	if n == 126 {
+		if head, err = c.peek(4); err != nil {
+			return nil, 0, err
+		}
+		size, n = 8, int(binary.BigEndian.Uint16(head[2:]))
+	}
+	if n > frame.MaxFrame {
+		return c.readOther()
+	}
+	if head, err = c.peek(size); err != nil {
+		return nil, 0, err
+	}
+	key := [4]byte(head[size-4:])
+	c.in.br.Discard(size) // it was peeked: it cannot fail
+	raw = frames.Get().(*[]byte)
+	*raw = (*raw)[:n]
+	if err := c.fill(*raw); err != nil {
+		frames.Put(raw)
+		return nil, 0, err
+	}
+	unmask(key, *raw)
+	return raw, int(first &^ 0x80), nil
+}
+
+// readOther lets gorilla/websocket read one message. It has checked its size.
+func (c *conn) readOther() (raw *[]byte, kind int, err error) {
+	// Its errors are for ever, a deadline's too.
+	c.ws.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
+	c.pushed = 0
+	kind, in, err := c.ws.NextReader()
+	if err != nil {
+		return nil, 0, err
+	}
+	raw = frames.Get().(*[]byte)
+	*raw = (*raw)[:cap(*raw)]
+	n := 0
+	for {
+		m, err := in.Read((*raw)[n:])
+		n += m
+		if err == io.EOF {
+			*raw = (*raw)[:n]
+			return raw, kind, nil
+		}
+		if err != nil {
+			frames.Put(raw)
+			return nil, 0, err
+		}
+	}
+}
+
+// peek is bufio's, in the midst of a message.
+func (c *conn) peek(n int) ([]byte, error) {
+	for late := false; ; late = true {
+		b, err := c.in.br.Peek(n)
+		if err == io.EOF && len(b) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil || !c.moreTime(err, late) {
+			return b, err
+		}
+	}
+}
+
+// fill reads the rest of a message.
+func (c *conn) fill(b []byte) error {
+	late := false
+	for len(b) > 0 {
+		n, err := c.in.br.Read(b)
+		b = b[n:]
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			if !c.moreTime(err, late) {
+				return err
+			}
+			late = true
+		}
+	}
+	return nil
+}
+
+// moreTime gives a message that met the deadline of silence its own, once.
+func (c *conn) moreTime(err error, late bool) bool {
+	if late || !errors.Is(err, os.ErrDeadlineExceeded) || c.hasEnded() {
+		return false
+	}
+	c.ws.NetConn().SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
+	c.pushed = 0
+	return true
+}
+
+// unmask is RFC 6455 §5.3.
+func unmask(key [4]byte, b []byte) {
+	k := uint64(binary.LittleEndian.Uint32(key[:]))
+	k |= k << 32
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^k)
+	}
+	for i := range b {
+		b[i] ^= key[i%4]
+	}
+}

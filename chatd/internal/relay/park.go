@@ -1,0 +1,193 @@
+package relay
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A connection is active or parked. An active one has a goroutine, which reads,
+// and a read buffer. After parkAfter without a byte from the client it parks:
+// goroutine and buffer go, the socket stands in the poller's set. Whatever
+// needs a reader resumes it: bytes from the client, the end of the connection.
+// Where there is no poller, connections stay active.
+
+const (
+	// parkAfter is how long a silent connection keeps its goroutine.
+	parkAfter = 5 * time.Second
+	// pushEvery is how often the deadline that tells of silence is moved at
+	// most; a connection may so be parked that much earlier.
+	pushEvery = time.Second
+)
+
+// readBuffer is the size of a read buffer, in bytes: a frame of 256 bytes and
+// what comes with it. Larger ones are read past it.
+const readBuffer = 512
+
+// readers holds read buffers.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
+
+// input is where a connection reads. gorilla/websocket knows the address of br
+// for good, so buffers come and go inside of it.
+type input struct {
+	br     bufio.Reader
+	pooled *bufio.Reader // whose buffer br uses; nil: br has none
+}
+
+func (i *input) attach(conn net.Conn) {
+	if i.pooled == nil {
+		i.pooled = readers.Get().(*bufio.Reader)
+		i.pooled.Reset(conn)
+		i.br = *i.pooled
+	}
+}
+
+func (i *input) release() {
+	if i.pooled != nil {
+		i.pooled.Reset(nil)
+		readers.Put(i.pooled)
+		i.br, i.pooled = bufio.Reader{}, nil
+	}
+}
+
+// hijacker hands out an input in place of the buffer of net/http.
+type hijacker struct {
+	http.ResponseWriter
+	in *input
+}
+
+// Hijack implements http.Hijacker. What a client sent before the upgrade was
+// answered stays in net/http's buffer, where gorilla/websocket finds and
+// refuses it.
+func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil || brw.Reader.Buffered() > 0 {
+		return conn, brw, err
+	}
+	h.in.attach(conn)
+	return conn, bufio.NewReadWriter(&h.in.br, brw.Writer), nil
+}
+
+var errParked = errors.New("parked")
+
+// await returns nil when there is something to read, and errParked when the
+// connection was parked: then it belongs to somebody else already.
+func (c *conn) await() error {
+	for c.in.br.Buffered() == 0 {
+		ended := c.hasEnded()
+		written := ended && c.out.over()
+		var began time.Time
+		if ended {
+			began = time.Now()
+		}
+		c.push(ended)
+		if !ended && c.hasEnded() {
+			continue // end may have moved the deadline before push did
+		}
+		_, err := c.in.br.Peek(1)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		switch {
+		case written && time.Since(began) >= closeGrace: // to answer the close frame
+			return err
+		case ended:
+		case c.park():
+			return errParked
+		}
+	}
+	return nil
+}
+
+// push sets the deadline of the next read.
+func (c *conn) push(ended bool) {
+	r := c.relay
+	now := r.wheel.Now()
+	wait, every := r.parkAfter, int64(pushEvery)
+	if ended {
+		wait, every = closeGrace, 0
+	}
+	if c.pushed == 0 || now-c.pushed >= every {
+		c.pushed = now
+		c.ws.NetConn().SetReadDeadline(time.Now().Add(wait))
+	}
+}
+
+// park gives the connection to the poller; false: the reader stays.
+func (c *conn) park() bool {
+	r := c.relay
+	c.pushed = 0
+	if r.poller == nil {
+		return false
+	}
+	raw, err := rawConn(c.ws.NetConn())
+	if err != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return false
+	}
+	c.in.release()
+	// Before watch: whoever resumes it waits for c.mu.
+	c.parked = true
+	watched := errors.New("the descriptor is closed")
+	raw.Control(func(fd uintptr) { watched = r.poller.watch(c, int(fd)) })
+	if watched != nil {
+		c.parked = false
+		c.in.attach(c.ws.NetConn())
+		return false
+	}
+	r.parked.Add(1)
+	return true
+}
+
+// resume gives a parked connection a reader again.
+func (c *conn) resume() {
+	c.mu.Lock()
+	was := c.parked
+	c.parked = false
+	c.mu.Unlock()
+	if was {
+		c.relay.parked.Add(-1)
+		go c.serve()
+	}
+}
+
+// cut closes the socket without a word, TLS' own included, which might wait for
+// the client. The reader cleans up.
+func (c *conn) cut() {
+	conn := c.ws.NetConn()
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.Close()
+	c.resume()
+}
+
+// kick wakes the reader, parked or not, because the connection has ended.
+func (c *conn) kick() {
+	c.ws.NetConn().SetReadDeadline(time.Unix(1, 0))
+	c.resume()
+}
+
+func rawConn(conn net.Conn) (syscall.RawConn, error) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return s.SyscallConn()
+}
