@@ -27,9 +27,10 @@ func (l *loop) Read(b []byte) (int, error) {
 // relay; that of the uplink is tested there. Not with the race detector, under
 // which a sync.Pool throws away what it gets now and then.
 func TestAFrameAllocatesNothing(t *testing.T) {
+	r := alone(t)
 	for _, size := range []int{64, 256, 1000, frame.MaxPayload} {
 		raw := frame.Data{Session: frame.SessionID{1}, Sequence: 1, Payload: make([]byte, size)}.Append(nil)
-		c := taped(t, &loop{b: clientFrame(0x82, raw)})
+		c := taped(t, r, &loop{b: clientFrame(0x82, raw)})
 		c.identity = new(identity)
 		c.deliver(t, raw)
 		if n := testing.AllocsPerRun(1000, func() {
@@ -56,5 +57,23 @@ func (c *conn) deliver(t *testing.T, raw []byte) {
 	}
 	for c.relay.queued.Load() != 0 {
 		runtime.Gosched()
+	}
+}
+
+// BenchmarkRead compares the reader of whole messages with gorilla/websocket's.
+func BenchmarkRead(b *testing.B) {
+	stream := &loop{b: clientFrame(0x82, frame.Data{Payload: make([]byte, 256)}.Append(nil))}
+	c := taped(b, alone(b), stream)
+	for name, read := range map[string]func() (*[]byte, int, error){"whole": c.read, "gorilla": c.readOther} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				raw, _, err := read()
+				if err != nil {
+					b.Fatal(err)
+				}
+				frames.Put(raw)
+			}
+		})
 	}
 }

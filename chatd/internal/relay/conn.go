@@ -33,8 +33,9 @@ type conn struct {
 
 	// owned by the reader
 	in                               input
-	pushed                           int64 // when the read deadline was last moved; 0: move it
-	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
+	pushed                           int64     // when the read deadline was last moved; 0: move it
+	until                            time.Time // when the client must have answered our close frame; zero: not sent
+	framesTAT, attachesTAT, authsTAT int64     // GCRA, see ratelimit.Limit.Spend
 
 	mu       sync.Mutex // guards what follows
 	identity *identity  // nil until AUTH was accepted; never changed after
@@ -107,8 +108,10 @@ func (c *conn) serve() {
 			raw, kind, err = c.read()
 		}
 		if err != nil {
+			// The close frame may be on its way, or not be written yet.
+			closing := c.hasEnded() && c.until.IsZero() || errors.Is(err, websocket.ErrReadLimit)
 			c.end(readReason(err))
-			if errors.Is(err, websocket.ErrReadLimit) {
+			if closing {
 				c.linger()
 			}
 			c.cleanUp()
@@ -237,7 +240,7 @@ func (c *conn) sendFrame(f frame.Frame) {
 // the close frame on its way.
 func (c *conn) linger() {
 	raw := c.ws.NetConn()
-	raw.SetReadDeadline(time.Now().Add(closeGrace))
+	raw.SetReadDeadline(time.Now().Add(c.relay.closeGrace))
 	io.CopyN(io.Discard, raw, 256<<10)
 }
 

@@ -36,7 +36,7 @@ func (r *Relay) Drain() {
 		c.end(draining)
 	}
 	// A client that does not read its close frame is cut off by the writer.
-	giveUp := time.AfterFunc(2*closeGrace, func() {
+	giveUp := time.AfterFunc(2*r.closeGrace, func() {
 		for _, c := range r.all() {
 			c.cut()
 		}

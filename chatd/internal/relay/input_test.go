@@ -62,11 +62,16 @@ func (s server) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return s.conn, bufio.NewReadWriter(bufio.NewReader(s.conn), bufio.NewWriter(s.conn)), nil
 }
 
-// taped is a connection that reads in, without anything around it.
-func taped(t testing.TB, in io.Reader) *conn {
-	t.Helper()
+// alone is a relay without anything around it.
+func alone(t testing.TB) *Relay {
 	r := New(Config{Limits: ratelimit.Set{}}, Parts{Clock: clock.System{}, Counts: new(count.Set), Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(r.stop)
+	return r
+}
+
+// taped is a connection of r that reads in.
+func taped(t testing.TB, r *Relay, in io.Reader) *conn {
+	t.Helper()
 	c := newConn(r, time.Now())
 	c.ws = upgrade(t, &r.upgrader, hijacker{server{httptest.NewRecorder(), tape{in: in}}, &c.in})
 	c.ws.SetReadLimit(frame.MaxFrame)
@@ -89,8 +94,8 @@ func upgrade(t testing.TB, u *websocket.Upgrader, w http.ResponseWriter) *websoc
 }
 
 // ours reads a stream as the relay does, and notes what it heard.
-func ours(t testing.TB, stream []byte) (heard []string, why Reason) {
-	c := taped(t, bytes.NewReader(stream))
+func ours(t testing.TB, r *Relay, stream []byte) (heard []string, why Reason) {
+	c := taped(t, r, bytes.NewReader(stream))
 	note := func(kind int, data string) { heard = append(heard, fmt.Sprintf("%d %x", kind, data)) }
 	c.ws.SetPingHandler(func(data string) error { note(websocket.PingMessage, data); return nil })
 	c.ws.SetPongHandler(func(data string) error { note(websocket.PongMessage, data); return nil })
@@ -146,8 +151,9 @@ func FuzzReadAgreesWithGorilla(f *testing.F) {
 	for _, s := range streams() {
 		f.Add(s)
 	}
+	r := alone(f)
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		got, gotWhy := ours(t, stream)
+		got, gotWhy := ours(t, r, stream)
 		want, wantWhy := gorillas(t, stream)
 		if !slices.Equal(got, want) || gotWhy != wantWhy {
 			t.Errorf("%x:\n got %q, %v\nwant %q, %v", stream, got, gotWhy, want, wantWhy)

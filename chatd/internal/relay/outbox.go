@@ -124,7 +124,7 @@ func (o *outbox) close(s frame.Status, drop bool) {
 	o.startLocked()
 	if drop {
 		o.dropLocked()
-		o.conn.ws.NetConn().SetWriteDeadline(time.Now().Add(closeGrace))
+		o.conn.ws.NetConn().SetWriteDeadline(time.Now().Add(o.conn.relay.closeGrace))
 	}
 }
 
@@ -211,5 +211,5 @@ func (o *outbox) write(out []byte) error {
 // to answer: closing at once could discard it together with what is unread.
 func (o *outbox) writeClose() error {
 	text := websocket.FormatCloseMessage(o.status.CloseCode(), o.status.String())
-	return o.conn.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(closeGrace))
+	return o.conn.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(o.conn.relay.closeGrace))
 }

@@ -74,17 +74,21 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, bufio.NewReadWriter(&h.in.br, brw.Writer), nil
 }
 
-var errParked = errors.New("parked")
+var (
+	errParked     = errors.New("parked")
+	errUnanswered = errors.New("the close frame was not answered")
+)
 
 // await returns nil when there is something to read, and errParked when the
 // connection was parked: then it belongs to somebody else already.
 func (c *conn) await() error {
-	for c.in.br.Buffered() == 0 {
+	for {
 		ended := c.hasEnded()
-		written := ended && c.out.over()
-		var began time.Time
-		if ended {
-			began = time.Now()
+		if ended && c.tooLate() {
+			return errUnanswered
+		}
+		if c.in.br.Buffered() > 0 {
+			return nil
 		}
 		c.push(ended)
 		if !ended && c.hasEnded() {
@@ -97,28 +101,35 @@ func (c *conn) await() error {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		switch {
-		case written && time.Since(began) >= closeGrace: // to answer the close frame
-			return err
-		case ended:
-		case c.park():
+		if !ended && c.park() {
 			return errParked
 		}
 	}
-	return nil
+}
+
+// tooLate says that the client had its time to answer our close frame, or can
+// answer nothing any more. What else it sends in that time gives it no more.
+func (c *conn) tooLate() bool {
+	if c.until.IsZero() {
+		if c.out.over() {
+			c.until = time.Now().Add(c.relay.closeGrace)
+		}
+		return false
+	}
+	return !time.Now().Before(c.until)
 }
 
 // push sets the deadline of the next read.
 func (c *conn) push(ended bool) {
 	r := c.relay
-	now := r.wheel.Now()
-	wait, every := r.parkAfter, int64(pushEvery)
-	if ended {
-		wait, every = closeGrace, 0
-	}
-	if c.pushed == 0 || now-c.pushed >= every {
+	switch now := r.wheel.Now(); {
+	case ended && !c.until.IsZero():
+		c.ws.NetConn().SetReadDeadline(c.until)
+	case ended: // the writer has its own deadline, and kicks
+		c.ws.NetConn().SetReadDeadline(time.Now().Add(r.closeGrace))
+	case c.pushed == 0 || now-c.pushed >= int64(pushEvery):
 		c.pushed = now
-		c.ws.NetConn().SetReadDeadline(time.Now().Add(wait))
+		c.ws.NetConn().SetReadDeadline(time.Now().Add(r.parkAfter))
 	}
 }
 

@@ -59,9 +59,10 @@ func TestIdleConnectionsPark(t *testing.T) {
 			}
 			h.parkedAll(10)
 			// Nor does it miss its end, in any of the ways.
+			phones[0].WS.NetConn().Close() // it would answer pings
 			phones[1].WS.NetConn().Close()
 			phones[2].WS.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Minute))
-			h.parkedAll(8)
+			h.parkedAll(7)
 			h.clock.Advance(10 * h.relay.cfg.Ping)
 			h.parkedAll(0)
 			if n := h.relay.places.Load(); n != 0 {
@@ -154,5 +155,22 @@ func TestTheQueuesOfAllAreBounded(t *testing.T) {
 		default:
 			session.Link.Send(session.Number, frame.Data{Session: s, Sequence: 2, Payload: make([]byte, frame.MaxPayload)})
 		}
+	}
+}
+
+// Who goes on sending after our close frame has no more time to answer it than
+// anybody else.
+func TestSendingDoesNotPutOffTheEnd(t *testing.T) {
+	h, _ := simple(t, nil)
+	h.relay.closeGrace = 50 * time.Millisecond
+	c := h.phone("alice")
+	raw := clientFrame(0x82, []byte{0xff}) // of no known type
+	for {
+		if _, err := c.WS.NetConn().Write(raw); err != nil {
+			break // the relay has closed it
+		}
+	}
+	if h.relay.Counts.Get("closed_malformed") != 1 {
+		t.Errorf("counts: %v", h.relay.Counts.LogValue())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // poller waits for the sockets of parked connections, in an epoll set of its
@@ -33,6 +34,9 @@ func newPoller() (*poller, error) {
 	}
 	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd, done: make(chan struct{})}
 	raw, err := p.file.SyscallConn()
+	if err == nil {
+		err = p.file.SetReadDeadline(time.Time{}) // fails if the runtime cannot wait for it
+	}
 	if err != nil {
 		p.file.Close()
 		return nil, fmt.Errorf("epoll: %w", err)

@@ -79,6 +79,7 @@ type Relay struct {
 	// What tests make smaller.
 	parkAfter      time.Duration
 	frameTimeout   time.Duration
+	closeGrace     time.Duration
 	maxQueuedBytes int64
 
 	settings atomic.Pointer[settings]
@@ -100,7 +101,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, maxQueuedBytes: maxQueuedBytes,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, maxQueuedBytes: maxQueuedBytes,
 		conns:    map[*conn]struct{}{},
 		accounts: map[route.Account]map[*conn]struct{}{},
 		sessions: map[frame.SessionID]*conn{},
