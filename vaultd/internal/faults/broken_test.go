@@ -30,6 +30,11 @@ func (s distant) Load(ctx context.Context, id recordstore.ID) ([]byte, recordsto
 	return s.Store.Load(ctx, id)
 }
 
+func (s distant) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	s.travel()
+	return s.Store.LoadStale(ctx, id)
+}
+
 func (s distant) Swap(ctx context.Context, id recordstore.ID, expect recordstore.Version, data []byte) (recordstore.Version, error) {
 	s.travel()
 	defer s.travel()
@@ -51,10 +56,11 @@ func (s blind) Swap(ctx context.Context, id recordstore.ID, _ recordstore.Versio
 	}
 }
 
-// stale is a broken store: now and then it answers a Load from a replica that
-// lags behind by one record.
+// stale is a store that now and then answers from a replica that lags behind by
+// one record: a LoadStale, as it may, or broken also a Load.
 type stale struct {
 	recordstore.Store
+	broken bool
 	mu     sync.Mutex // guards before
 	before map[recordstore.ID]loaded
 }
@@ -64,11 +70,18 @@ type loaded struct {
 	version recordstore.Version
 }
 
-func newStale(s recordstore.Store) *stale {
-	return &stale{Store: s, before: make(map[recordstore.ID]loaded)}
+func newStale(s recordstore.Store, broken bool) *stale {
+	return &stale{Store: s, broken: broken, before: make(map[recordstore.ID]loaded)}
 }
 
 func (s *stale) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	if s.broken {
+		return s.LoadStale(ctx, id)
+	}
+	return s.Store.Load(ctx, id)
+}
+
+func (s *stale) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
 	s.mu.Lock()
 	old, known := s.before[id]
 	s.mu.Unlock()
@@ -111,6 +124,10 @@ func (s *early) Load(_ context.Context, id recordstore.ID) ([]byte, recordstore.
 	defer s.mu.Unlock()
 	r := s.records[id]
 	return r.data, r.version, nil
+}
+
+func (s *early) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	return s.Load(ctx, id)
 }
 
 // Swap makes durable what there is at every eighth swap only, and at those the

@@ -21,7 +21,7 @@ func TestBrokenPartsAreCaught(t *testing.T) {
 		rules Rules
 	}{
 		{"SwapWithoutCompare", func() recordstore.Store { return blind{memstore.New()} }, Vault()},
-		{"StaleReads", func() recordstore.Store { return newStale(memstore.New()) }, Vault()},
+		{"StaleReads", func() recordstore.Store { return newStale(memstore.New(), true) }, Vault()},
 		{"AcknowledgedBeforeDurable", func() recordstore.Store { return newEarly() }, Vault()},
 		{"NoTombstoneCheck", good, careless()},
 		{"EntriesThatCancelEachOther", good, cancelling()},

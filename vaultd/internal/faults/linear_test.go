@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"chatvault/protocol/frame"
+	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/memstore"
 )
 
@@ -15,10 +16,19 @@ func quick(seed uint64, nodes ...Node) Load {
 }
 
 func TestMemstoreIsLinearizable(t *testing.T) {
+	linearizable(t, func() recordstore.Store { return memstore.New() })
+}
+
+// A LoadStale that is stale breaks nothing.
+func TestStaleChargesAreLinearizable(t *testing.T) {
+	linearizable(t, func() recordstore.Store { return newStale(memstore.New(), false) })
+}
+
+func linearizable(t *testing.T, newStore func() recordstore.Store) {
 	reached := make(map[string]bool)
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			store := distant{memstore.New()}
+			store := distant{newStore()}
 			h := NewHistory()
 			quick(seed, &Local{store, Vault()}, &Local{store, Vault()}).Run(t.Context(), h)
 			mustBeLinearizable(t, h)

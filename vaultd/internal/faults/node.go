@@ -42,11 +42,16 @@ func params() rules.Params {
 }
 
 // Do implements Node, as package vault does it: load, ask the rules, swap, and
-// all of that again if somebody else was first.
+// all of that again if somebody else was first. A charge begins on a read that may
+// be stale, and takes from it nothing but a swap.
 func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
 	id := recordID(op.Account)
-	for {
-		data, version, err := n.Store.Load(ctx, id)
+	for stale := op.Kind == Charge; ; stale = false {
+		load := n.Store.Load
+		if stale {
+			load = n.Store.LoadStale
+		}
+		data, version, err := load(ctx, id)
 		if err != nil {
 			return Result{}, fmt.Errorf("load: %w", err)
 		}
@@ -59,6 +64,9 @@ func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
 			r = &decoded
 		}
 		result, next, write := n.decide(r, op)
+		if !write && stale {
+			continue
+		}
 		if !write {
 			return result, nil
 		}
