@@ -83,16 +83,18 @@ func (c *charger) charge(ctx context.Context, account int) error {
 	var a rules.Attempt
 	rand.Read(a.ID[:])
 	a.Device = c.owner
-	for {
-		done, err := c.try(ctx, id, a)
+	for load := c.store.LoadStale; ; load = c.store.Load { // as package vault does it
+		done, err := c.try(ctx, load, id, a)
 		if done || err != nil {
 			return err
 		}
 	}
 }
 
-func (c *charger) try(ctx context.Context, id recordstore.ID, a rules.Attempt) (done bool, err error) {
-	sealed, version, err := c.store.Load(ctx, id)
+type loadFunc func(context.Context, recordstore.ID) ([]byte, recordstore.Version, error)
+
+func (c *charger) try(ctx context.Context, load loadFunc, id recordstore.ID, a rules.Attempt) (done bool, err error) {
+	sealed, version, err := load(ctx, id)
 	if err != nil {
 		return false, err
 	}

@@ -56,8 +56,8 @@ func startEtcd(ctx context.Context, members int, o etcdcluster.Options, accounts
 	return s, s.fill(ctx, store, plainEtcd{client}, accounts)
 }
 
-// plainEtcd is etcd's client without our layer: a linearizable get, and a put if
-// nobody was faster. It talks to the member that ours talks to, over one
+// plainEtcd is etcd's client without our layer: a serializable get, as LoadStale is
+// one, and a put if nobody was faster. It talks to the member that ours talks to, over one
 // connection, as ours.
 type plainEtcd struct{ client *clientv3.Client }
 
@@ -74,7 +74,7 @@ func (p plainEtcd) register(ctx context.Context, account int) error {
 func (p plainEtcd) charge(ctx context.Context, account int) error {
 	key := plainKey(account)
 	for {
-		got, err := p.client.Get(ctx, key)
+		got, err := p.client.Get(ctx, key, clientv3.WithSerializable())
 		if err != nil {
 			return err
 		}

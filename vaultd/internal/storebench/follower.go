@@ -134,10 +134,10 @@ type loadTimes struct {
 	took []float64 // seconds; one charge at a time, so nothing guards it
 }
 
-// Load implements recordstore.Store.
-func (l *loadTimes) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+// LoadStale implements recordstore.Store.
+func (l *loadTimes) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
 	began := time.Now()
-	data, v, err := l.Store.Load(ctx, id)
+	data, v, err := l.Store.LoadStale(ctx, id)
 	l.took = append(l.took, time.Since(began).Seconds())
 	return data, v, err
 }

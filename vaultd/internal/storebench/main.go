@@ -3,7 +3,8 @@
 // the goal. The status is 0 only if all are met. Everything, each
 // repetition too, is in bin/bench-store.json.
 //
-// Charges are Load, rules.Charge, AES-GCM in this process, and Swap: no OPAQUE and no HSM.
+// Charges are LoadStale, rules.Charge, AES-GCM in this process, and Swap, as package
+// vault does them: no OPAQUE and no HSM.
 // They are compared with the engine's floor: the same read and swap of as many
 // bytes through the engine's own client, without our store layer, in the same
 // run, by turns. Servers and clients share this machine.
