@@ -25,11 +25,19 @@ type Child struct {
 	dir  string
 	mode string
 
-	mu      sync.Mutex // guards all below
+	mu   sync.Mutex // guards life
+	life *life
+}
+
+// life is one process of a child, from its start to its end. What comes late from
+// one that was killed must not be taken for the word of the next.
+type life struct {
 	process *proc.Process
 	in      *os.File
+
+	mu      sync.Mutex // guards all below
 	number  uint64
-	waiting map[uint64]chan reply
+	waiting map[uint64]chan reply // nil: it answers nobody any more
 }
 
 type request struct {
@@ -150,43 +158,42 @@ func (c *Child) Start() error {
 		return err
 	}
 	ready := make(chan reply, 1)
+	l := &life{process: p, in: in, waiting: map[uint64]chan reply{0: ready}}
 	c.mu.Lock()
-	c.process, c.in, c.waiting = p, in, map[uint64]chan reply{0: ready}
+	c.life = l
 	c.mu.Unlock()
-	go c.read(out, in)
+	go l.read(out)
 	select {
 	case r := <-ready:
 		if r.Failed == "" {
 			return nil
 		}
-		<-p.Exited()
 	case <-time.After(startLimit):
-		p.Signal(syscall.SIGKILL)
 	}
-	return fmt.Errorf("the node did not begin to serve: %s", p.Log())
+	return errors.Join(fmt.Errorf("the node did not begin to serve: %s", p.Log()), p.End(syscall.SIGKILL))
 }
 
 // read hands replies out until the process ends; whoever still waits then is in
 // doubt.
-func (c *Child) read(out, in *os.File) {
+func (l *life) read(out *os.File) {
 	defer out.Close()
-	defer in.Close()
+	defer l.in.Close()
 	d := json.NewDecoder(bufio.NewReader(out))
 	for {
 		var r reply
 		err := d.Decode(&r)
-		c.mu.Lock()
+		l.mu.Lock()
 		if err != nil {
-			for _, w := range c.waiting {
+			for _, w := range l.waiting {
 				w <- reply{Failed: errChildGone.Error(), Doubt: true}
 			}
-			c.waiting = nil
-			c.mu.Unlock()
+			l.waiting = nil
+			l.mu.Unlock()
 			return
 		}
-		w := c.waiting[r.Number]
-		delete(c.waiting, r.Number)
-		c.mu.Unlock()
+		w := l.waiting[r.Number]
+		delete(l.waiting, r.Number)
+		l.mu.Unlock()
 		if w != nil {
 			w <- r
 		}
@@ -200,22 +207,9 @@ func (c *Child) Do(ctx context.Context, op Op) (Result, error) {
 	if !ok {
 		panic("faults: an operation of a child needs a deadline")
 	}
-	c.mu.Lock()
-	if c.waiting == nil {
-		c.mu.Unlock()
-		return Result{}, errChildGone
-	}
-	c.number++
-	number, w := c.number, make(chan reply, 1)
-	b, err := json.Marshal(request{Number: number, Op: op, Timeout: time.Until(deadline)})
+	w, err := c.running().send(op, deadline)
 	if err != nil {
-		panic(err)
-	}
-	c.waiting[number] = w
-	_, err = c.in.Write(append(b, '\n'))
-	c.mu.Unlock()
-	if err != nil {
-		return Result{}, fmt.Errorf("%w: %w", recordstore.ErrUnknown, err)
+		return Result{}, err
 	}
 	select {
 	case r := <-w:
@@ -231,17 +225,45 @@ func (c *Child) Do(ctx context.Context, op Op) (Result, error) {
 	}
 }
 
+// send writes a request, and returns where its answer comes. It does not wait for
+// a paused process to read.
+func (l *life) send(op Op, deadline time.Time) (chan reply, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		return nil, errChildGone
+	}
+	l.number++
+	b, err := json.Marshal(request{Number: l.number, Op: op, Timeout: time.Until(deadline)})
+	if err != nil {
+		panic(err)
+	}
+	w := make(chan reply, 1)
+	l.waiting[l.number] = w
+	l.in.SetWriteDeadline(deadline)
+	if _, err := l.in.Write(append(b, '\n')); err != nil {
+		return nil, fmt.Errorf("%w: %w", recordstore.ErrUnknown, err)
+	}
+	return w, nil
+}
+
 // Kill kills the process with signal 9.
-func (c *Child) Kill() error { return c.running().End(syscall.SIGKILL) }
+func (c *Child) Kill() error {
+	l := c.running()
+	if l == nil {
+		return nil // it was never started
+	}
+	return l.process.End(syscall.SIGKILL)
+}
 
 // Pause stops the process with SIGSTOP.
-func (c *Child) Pause() error { return c.running().Signal(syscall.SIGSTOP) }
+func (c *Child) Pause() error { return c.running().process.Pause() }
 
 // Resume lets a paused process go on.
-func (c *Child) Resume() error { return c.running().Signal(syscall.SIGCONT) }
+func (c *Child) Resume() error { return c.running().process.Signal(syscall.SIGCONT) }
 
-func (c *Child) running() *proc.Process {
+func (c *Child) running() *life {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.process
+	return c.life
 }

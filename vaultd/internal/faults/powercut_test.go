@@ -100,7 +100,7 @@ func (m *machine) failedSync(rng *rand.Rand) Fault {
 	lost := rng.IntN(2) == 0
 	end := func() error {
 		select {
-		case <-m.running().Exited():
+		case <-m.running().process.Exited():
 		case <-time.After(10 * time.Second):
 			return errors.New("the node goes on after a failed sync")
 		}

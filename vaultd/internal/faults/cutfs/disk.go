@@ -22,6 +22,10 @@ type Disk struct {
 	// too, as committing the journal of ext4 or xfs does. Set it before Mount.
 	Journal bool
 
+	// Owner is the user and the group to whom everything belongs. Set it before
+	// Mount.
+	Owner [2]uint32
+
 	mu    sync.Mutex // guards all below, and all nodes
 	root  *node
 	inos  uint64
@@ -115,6 +119,20 @@ func (d *Disk) OnSync(f func() error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = f
+}
+
+// SyncAll makes everything durable: what stands on the disk when a test begins.
+func (d *Disk) SyncAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.root.syncAll()
+}
+
+func (n *node) syncAll() {
+	n.sync()
+	for _, child := range n.names {
+		child.syncAll()
+	}
 }
 
 // Syncs is how many syncs there were.

@@ -2,31 +2,117 @@ package cutfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"chatvault/vaultd/internal/recordstore/engines/proc"
 )
 
-// Mount mounts the disk. It needs /dev/fuse, and root or fusermount3; where there
-// is none it fails. Unmount the disk when nothing has files open there.
+// source begins the name under which a disk stands in the table of mounts; the id
+// of the process that serves it follows.
+const source = "cutfs-"
+
+// endLimit is how long a server may take to end once its mount is gone.
+const endLimit = 10 * time.Second
+
+// Mount mounts the disk. It needs /dev/fuse and root; where there is none it fails.
+//
+// unmount never waits for anybody who has files open there: their calls fail from
+// then on. It may be called when the disk has no power, and twice.
 func (d *Disk) Mount(dir string) (unmount func() error, err error) {
-	server, err := fs.Mount(dir, &inode{disk: d, node: d.root}, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMount: true, FsName: "cutfs", Name: "cutfs", MaxWrite: 1 << 20},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("mounting a FUSE file system (needs /dev/fuse, and root or the package fuse3): %w", err)
+	options := fuse.MountOptions{
+		DirectMount: true, DirectMountStrict: true, AllowOther: true,
+		FsName: source + strconv.Itoa(os.Getpid()), Name: "cutfs", MaxWrite: 1 << 20,
 	}
-	return func() error {
-		// Forced: calls under way fail, so that nothing waits for a disk without
-		// power. Where only fusermount3 may unmount, it does so below.
-		if syscall.Unmount(dir, syscall.MNT_FORCE) != nil {
-			return server.Unmount()
-		}
+	// go-fuse opens /dev/fuse without O_CLOEXEC. A process that inherited it would
+	// keep a mount alive whose server is dead, and whoever calls such a mount waits
+	// for ever, deaf to signal 9. So nobody may fork until the flag is set.
+	syscall.ForkLock.RLock()
+	server, err := fs.Mount(dir, &inode{disk: d, node: d.root}, &fs.Options{MountOptions: options})
+	errFlag := closeOnExec()
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("mounting a FUSE file system (needs /dev/fuse and root): %w", err)
+	}
+	unmount = sync.OnceValue(func() error { return end(dir, server) })
+	if errFlag != nil {
+		return nil, errors.Join(errFlag, unmount())
+	}
+	return unmount, nil
+}
+
+// end takes a mount away: forced, so that calls under way fail, and detached, so
+// that open files do not keep it.
+func end(dir string, server *fuse.Server) error {
+	if err := syscall.Unmount(dir, syscall.MNT_FORCE|syscall.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmounting %s: %w", dir, err)
+	}
+	ended := make(chan struct{})
+	go func() {
 		server.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
 		return nil
-	}, nil
+	case <-time.After(endLimit):
+		return fmt.Errorf("the server of %s does not end", dir)
+	}
+}
+
+// closeOnExec marks every connection to FUSE of this process as not to be inherited.
+func closeOnExec() error {
+	const fds = "/proc/self/fd"
+	list, err := os.ReadDir(fds)
+	if err != nil {
+		return err
+	}
+	for _, entry := range list {
+		target, err := os.Readlink(filepath.Join(fds, entry.Name()))
+		if err != nil || target != "/dev/fuse" {
+			continue // closed meanwhile, or something else
+		}
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return err
+		}
+		syscall.CloseOnExec(fd)
+	}
+	return nil
+}
+
+// UnmountAll takes all mounts away that are served by this process or by one that
+// is dead, and returns where they were. Nobody waits for them any more.
+func UnmountAll() (were []string, err error) {
+	table, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[2] != "fuse.cutfs" {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimPrefix(fields[0], source))
+		if err == nil && pid != os.Getpid() && proc.Alive(pid) {
+			continue // another run's
+		}
+		if err := syscall.Unmount(fields[1], syscall.MNT_FORCE|syscall.MNT_DETACH); err != nil {
+			return were, fmt.Errorf("unmounting %s: %w", fields[1], err)
+		}
+		were = append(were, fields[1])
+	}
+	return were, nil
 }
 
 // inode is a node as the kernel knows it.
@@ -44,6 +130,7 @@ var (
 	_ fs.NodeUnlinker  = (*inode)(nil)
 	_ fs.NodeRmdirer   = (*inode)(nil)
 	_ fs.NodeRenamer   = (*inode)(nil)
+	_ fs.NodeLinker    = (*inode)(nil)
 	_ fs.NodeGetattrer = (*inode)(nil)
 	_ fs.NodeSetattrer = (*inode)(nil)
 	_ fs.NodeOpener    = (*inode)(nil)
@@ -59,7 +146,8 @@ func (n *node) mode() uint32 {
 	return syscall.S_IFREG | 0o600
 }
 
-func (n *node) fill(out *fuse.Attr) {
+func (i *inode) fill(n *node, out *fuse.Attr) {
+	out.Uid, out.Gid = i.disk.Owner[0], i.disk.Owner[1]
 	out.Mode, out.Ino, out.Nlink = n.mode(), n.ino, 1
 	out.Size = uint64(len(n.data))
 	out.Blocks, out.Blksize = (out.Size+sectorSize-1)/sectorSize, 4096
@@ -67,7 +155,7 @@ func (n *node) fill(out *fuse.Attr) {
 
 // show gives a node to the kernel.
 func (i *inode) show(ctx context.Context, n *node, out *fuse.EntryOut) *fs.Inode {
-	n.fill(&out.Attr)
+	i.fill(n, &out.Attr)
 	return i.NewInode(ctx, &inode{disk: i.disk, node: n}, fs.StableAttr{Mode: n.mode(), Ino: n.ino})
 }
 
@@ -147,10 +235,27 @@ func (i *inode) Rename(_ context.Context, name string, to fs.InodeEmbedder, newN
 		return errno
 	}
 	defer i.disk.mu.Unlock()
-	n := i.node.names[name]
+	n, ok := i.node.names[name]
+	if !ok {
+		return syscall.ENOENT
+	}
 	delete(i.node.names, name)
 	to.(*inode).node.names[newName] = n
 	return 0
+}
+
+// Link gives a file a second name. It does not count a file's names.
+func (i *inode) Link(ctx context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if errno := i.disk.enter(); errno != 0 {
+		return nil, errno
+	}
+	defer i.disk.mu.Unlock()
+	if i.node.names[name] != nil {
+		return nil, syscall.EEXIST
+	}
+	n := target.(*inode).node
+	i.node.names[name] = n
+	return i.show(ctx, n, out), 0
 }
 
 func (i *inode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -158,7 +263,7 @@ func (i *inode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) s
 		return errno
 	}
 	defer i.disk.mu.Unlock()
-	i.node.fill(&out.Attr)
+	i.fill(i.node, &out.Attr)
 	return 0
 }
 
@@ -171,7 +276,7 @@ func (i *inode) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, 
 	if size, ok := in.GetSize(); ok {
 		i.node.resize(int64(size))
 	}
-	i.node.fill(&out.Attr)
+	i.fill(i.node, &out.Attr)
 	return 0
 }
 

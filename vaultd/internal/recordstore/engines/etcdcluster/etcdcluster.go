@@ -113,7 +113,7 @@ func New(n int, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "vaultd-etcd-")
+	dir, err := proc.TempDir("etcd")
 	if err != nil {
 		return nil, err
 	}

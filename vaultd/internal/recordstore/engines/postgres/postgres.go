@@ -154,7 +154,7 @@ func prepare(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "vaultd-pg-")
+	dir, err := proc.TempDir("pg")
 	if err != nil {
 		return nil, err
 	}

@@ -44,8 +44,10 @@ func Start(name string, cmd *exec.Cmd) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
+	running.add(p)
 	go func() {
 		cmd.Wait()
+		running.remove(p)
 		close(p.exited)
 	}()
 	return p, nil
@@ -93,19 +95,20 @@ func (p *Process) Pause() error {
 	})
 }
 
+// endLimit is how long a process may take to end. One that signal 9 does not end
+// in that time waits inside of the kernel.
+const endLimit = time.Minute
+
 // End sends a signal and waits until the process has ended. It is no error if that
 // had happened before. After a minute it is killed, and that is one.
 func (p *Process) End(s syscall.Signal) error {
-	if err := p.Signal(s); errors.Is(err, os.ErrProcessDone) {
-		<-p.exited
-		return nil
-	} else if err != nil {
+	if err := p.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-p.exited:
 		return nil
-	case <-time.After(time.Minute):
+	case <-time.After(endLimit):
 		p.Signal(syscall.SIGKILL)
 		return fmt.Errorf("%s: did not end after %s; killed", p.name, s)
 	}
