@@ -79,7 +79,10 @@ func (c checker) check(name string, n *yaml.Node, t reflect.Type) error {
 			return err
 		}
 		for _, p := range pairs {
-			if err := c.check(name+"."+p.key.Value, p.value, t.Elem()); err != nil {
+			if err := c.checkKey(p.key, t.Key()); err != nil {
+				return err
+			}
+			if err := c.check(within(name, p.key.Value), p.value, t.Elem()); err != nil {
 				return err
 			}
 		}
@@ -110,7 +113,7 @@ func (c checker) checkStruct(name string, n *yaml.Node, t reflect.Type) error {
 		if !ok {
 			return c.unknown(p.key, slices.Sorted(maps.Keys(fields)))
 		}
-		if err := c.check(name+"."+p.key.Value, p.value, field); err != nil {
+		if err := c.check(within(name, p.key.Value), p.value, field); err != nil {
 			return err
 		}
 	}

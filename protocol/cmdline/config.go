@@ -165,6 +165,14 @@ func loadConfig(path string, settings, elsewhere map[string]setting) error {
 // readConfig returns the mapping of the file's one document, nil for a file
 // without any.
 func readConfig(path string) (*yaml.Node, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(path, b)
+}
+
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &ConfigError{File: path, Reason: reasonOf(err)}
@@ -177,7 +185,7 @@ func readConfig(path string) (*yaml.Node, error) {
 	if len(b) > maxConfig {
 		return nil, &ConfigError{File: path, Reason: "larger than 1 MiB"}
 	}
-	return parseConfig(path, b)
+	return b, nil
 }
 
 func parseConfig(path string, b []byte) (*yaml.Node, error) {
