@@ -73,7 +73,12 @@ type Config struct {
 	// clients are sent away one after the other over 9/10 of it, faster if they
 	// are few: 100 a second.
 	Drain time.Duration `default:"60s" help:"Time for vault sessions in flight after SIGTERM (${default})."`
-	// Limit changes limits by name; which there are: ratelimit.Defaults.
+	// Limits is the file with the limits that differ from the defaults, and
+	// with those that some have of their own; "chatd limits" knows more. Read
+	// again at SIGHUP.
+	Limits string `placeholder:"FILE" help:"YAML file of limits and overrides; see \"chatd limits defaults\"."`
+	// Limit changes limits by name, over the file, whose overrides stay; which
+	// there are: ratelimit.Definitions.
 	Limit map[string]ratelimit.Limit `placeholder:"NAME=BURST/COUNT/PERIOD" mapsep:"," help:"Change a limit, as OpensPerAccount=60/30/1m; NAME=off lifts it."`
 
 	// Admin is the listener for operators: /livez, /readyz, /metrics and
@@ -81,6 +86,10 @@ type Config struct {
 	Admin string `placeholder:"HOST:PORT" help:"Where /livez, /readyz and /metrics are served, to operators only; none if empty."`
 	// AdminPprof adds /debug/pprof/ to it; only on loopback.
 	AdminPprof bool `help:"Serve profiles at /debug/pprof/ on the admin listener, which must be on loopback."`
+
+	// MemoryLimit is where Go's runtime begins to collect harder; it ends
+	// nothing. The variable GOMEMLIMIT wins.
+	MemoryLimit cmdline.Size `default:"0" placeholder:"SIZE" help:"Soft memory limit of Go's runtime, as 2GiB; 0: nine tenths of the cgroup's, if it has one. GOMEMLIMIT wins."`
 
 	// LogLevel and LogFormat of the lines on standard error.
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error (${default})."`

@@ -37,6 +37,7 @@ func TestWhatIsWrongInTheConfigurationIsSaid(t *testing.T) {
 		"a password for nothing":      {map[string]any{"redis-password-file": loose}, "no password"},
 		"an unknown limit":            {map[string]any{"limit": map[string]string{"Opens": "1/1/1s"}}, "none of that name"},
 		"a limit that is none":        {map[string]any{"limit": map[string]string{"OpensPerAccount": "1/1"}}, "burst/count/period"},
+		"no file of limits":           {map[string]any{"limits": "no/such/file"}, "no/such/file"},
 		"too many connections":        {map[string]any{"max-connections": 1 << 40}, "open files"},
 		"an admin that is none":       {map[string]any{"admin": "9090"}, "admin"},
 		"profiles for everybody":      {map[string]any{"admin": ":9090", "admin-pprof": true}, "not on loopback"},
@@ -79,9 +80,13 @@ func TestLimitsByFlagAndByFile(t *testing.T) {
 		if err := app.Parse(&g, append([]string{"serve"}, args...)); err != nil {
 			t.Fatal(err)
 		}
-		set, err := ratelimit.Override(g.Serve.Limit)
-		if err != nil || set["OpensPerAccount"].Burst != 500 || set["ConnectionsPerIP"] != ratelimit.Off || set["FramesPerConnection"] == ratelimit.Off {
-			t.Errorf("%v: %v, %v", args, set, err)
+		rules, err := readLimits(&g.Serve.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := rules.Set
+		if set["OpensPerAccount"].Burst != 500 || set["ConnectionsPerIP"] != ratelimit.Off || set["FramesPerConnection"] == ratelimit.Off {
+			t.Errorf("%v: %v", args, set)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 type grammar struct {
 	Serve       serveCmd           `cmd:"" help:"Serve clients until SIGTERM or SIGINT; then drain."`
 	CheckConfig checkCmd           `cmd:"" help:"Check the configuration and the files that it names; open nothing."`
+	Limits      limitsCmd          `cmd:"" help:"Check a file of limits, explain it, or print one to start from."`
 	Version     cmdline.VersionCmd `cmd:"" help:"Print the version."`
 }
 

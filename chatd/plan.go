@@ -14,7 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"chatvault/chatd/internal/admission"
-	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/fleet"
@@ -75,9 +74,11 @@ func (p *plan) checkNumbers() (err error) {
 	if r.MaxConnections, err = admission.Capacity(cfg.MaxConnections); err != nil {
 		return fmt.Errorf("max-connections: %w", err)
 	}
-	if r.Limits, err = ratelimit.Override(cfg.Limit); err != nil {
+	rules, err := readLimits(cfg)
+	if err != nil {
 		return err
 	}
+	r.Limits = rules.Set
 	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
 	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
 	return nil

@@ -84,7 +84,8 @@ func (l *live) reload() {
 
 // reloaded are the fields of Config that reload takes.
 var reloaded = map[string]bool{
-	"ConfigFlag": true, "TLSCert": true, "TLSKey": true, "VaultCA": true, "VaultCert": true, "VaultKey": true, "FleetBundle": true, "Limit": true,
+	"ConfigFlag": true, "TLSCert": true, "TLSKey": true, "VaultCA": true, "VaultCert": true, "VaultKey": true, "FleetBundle": true,
+	"Limits": true, "Limit": true,
 }
 
 // ignored names the settings that have changed but are not taken.

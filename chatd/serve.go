@@ -49,6 +49,7 @@ func (c *serveCmd) Run(ctx context.Context, std cmdline.IO, args arguments) erro
 	if err != nil {
 		return cmdline.Usagef("%w", err)
 	}
+	cmdline.LimitMemory(c.MemoryLimit, log)
 	ctx, stop := cmdline.Signals(ctx)
 	defer stop()
 	return p.serve(ctx, log, args)

@@ -168,7 +168,7 @@ func TestComposeGivesNoMoreThanNeeded(t *testing.T) {
 // command lines of the real programs.
 func TestComposeCommandsParse(t *testing.T) {
 	c := parseCompose(t)
-	for name, check := range checks {
+	for _, name := range []string{"chatd", "vaultd"} {
 		s := c.Services[name]
 		if len(s.Command) != 3 || s.Command[0] != "serve" || s.Command[1] != "--config" {
 			t.Fatalf("%s: command %q", name, s.Command)
@@ -178,7 +178,7 @@ func TestComposeCommandsParse(t *testing.T) {
 			t.Fatalf("%s: %s is not mounted", name, s.Command[2])
 		}
 		host, _, _ := strings.Cut(s.Volumes[i], ":")
-		if out, err := run(name, append(check, localised(t, host))...); err != nil {
+		if out, err := run(name, append(checks[name][1:], localised(t, host))...); err != nil {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}

@@ -7,10 +7,11 @@ import (
 	"testing"
 )
 
-// checks is how each daemon checks a configuration file without serving.
+// checks is how each file in config is checked without serving.
 var checks = map[string][]string{
-	"chatd":  {"check-config", "--config"},
-	"vaultd": {"serve", "--check-config", "--config"},
+	"chatd":  {"chatd", "check-config", "--config"},
+	"limits": {"chatd", "limits", "check"},
+	"vaultd": {"vaultd", "serve", "--check-config", "--config"},
 }
 
 // localised copies a shipped file, with the paths inside the container replaced
@@ -21,7 +22,11 @@ func localised(t *testing.T, file string, extra ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(string(b), "/var/lib/chatvault", base) + strings.Join(extra, "\n")
+	config, err := filepath.Abs("config") // mounted at /etc/chatvault
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("/var/lib/chatvault", base, "/etc/chatvault", config).Replace(string(b)) + strings.Join(extra, "\n")
 	copied := filepath.Join(t.TempDir(), filepath.Base(file))
 	if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -36,16 +41,17 @@ func TestEveryShippedConfigIsGood(t *testing.T) {
 	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-		args, ok := checks[name]
+		check, ok := checks[name]
 		if !ok {
 			t.Errorf("%s: no program reads it", file)
 			continue
 		}
-		if out, err := run(name, append(args, localised(t, file))...); err != nil {
+		program, args := check[0], check[1:]
+		if out, err := run(program, append(args, localised(t, file))...); err != nil {
 			t.Errorf("%s: %v: %s", file, err, out)
 		}
 		// The same check must see what is wrong.
-		if out, err := run(name, append(args, localised(t, file, "\nno-such-setting: 1\n"))...); err == nil || !strings.Contains(out, "no-such-setting") {
+		if out, err := run(program, append(args, localised(t, file, "\nno-such-setting: 1\n"))...); err == nil || !strings.Contains(out, "no-such-setting") {
 			t.Errorf("%s with an unknown setting: %v: %s", file, err, out)
 		}
 	}

@@ -50,6 +50,7 @@ type serveCmd struct {
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
 	Drain       time.Duration `default:"30s" help:"How long sessions in flight may take at shutdown."`
+	MemoryLimit cmdline.Size  `name:"memory-limit" default:"0" placeholder:"SIZE" help:"Soft memory limit of Go's runtime, as 2GiB; 0: nine tenths of the cgroup's, if it has one. GOMEMLIMIT wins."`
 	LogLevel    slog.Level    `name:"log-level" default:"INFO" help:"DEBUG, INFO, WARN or ERROR."`
 	CheckConfig bool          `name:"check-config" help:"Check flags and configuration, touch nothing, and exit."`
 
@@ -92,6 +93,7 @@ func (c *serveCmd) Run(ctx context.Context, io cmdline.IO) error {
 		fmt.Fprintln(io.Out, "the configuration is good")
 		return nil
 	}
+	cmdline.LimitMemory(c.MemoryLimit, log)
 	if c.InsecureDev {
 		log.Warn("--insecure-dev: keys or records may be in memory only; never use this for anybody's backup")
 	}

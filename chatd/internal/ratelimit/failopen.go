@@ -35,19 +35,25 @@ func NewFailOpen(shared Spender, local *Local, c clock.Clock, change func(error)
 	return &FailOpen{shared: shared, local: local, clock: c, change: change}
 }
 
-// Spend decides at once; it waits for the shared Spender 250 ms at most.
+// Spend takes one step.
 func (f *FailOpen) Spend(ctx context.Context, name string, l Limit, id string) Decision {
+	return f.SpendAll(ctx, Step{name, l, id})
+}
+
+// SpendAll takes all steps at once, and says what the strictest limit says. It
+// waits for the shared Spender 250 ms at most.
+func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {
 	if f.shared != nil && !f.resting() {
 		ctx, cancel := context.WithTimeout(ctx, askFor)
-		d, err := f.shared.Spend(ctx, name, l, id)
+		all, err := f.shared.SpendAll(ctx, steps)
 		cancel()
 		f.note(err)
 		if err == nil {
-			return d
+			return strictest(all)
 		}
 	}
-	d, _ := f.local.Spend(ctx, name, l, id)
-	return d
+	all, _ := f.local.SpendAll(ctx, steps)
+	return strictest(all)
 }
 
 // Failing says whether the shared Spender failed when it was last asked.

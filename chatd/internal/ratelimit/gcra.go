@@ -77,20 +77,46 @@ func (l Limit) Spend(tat, now int64) (next, wait int64) {
 	return next, 0
 }
 
+// Step asks for one of what a limit allows to id.
+type Step struct {
+	Name  string
+	Limit Limit
+	ID    string
+}
+
 // Decision answers whether something may happen now.
 type Decision struct {
 	Allowed bool
 	// Retry says when to try again; 0 if Allowed.
 	Retry time.Duration
+	// Limit is the name of the limit that refused; empty if Allowed.
+	Limit string
 }
 
-func decide(waitMicros int64) Decision {
-	return Decision{Allowed: waitMicros <= 0, Retry: time.Duration(max(waitMicros, 0)) * time.Microsecond}
+func decide(name string, waitMicros int64) Decision {
+	if waitMicros <= 0 {
+		return Decision{Allowed: true}
+	}
+	return Decision{Retry: time.Duration(waitMicros) * time.Microsecond, Limit: name}
 }
 
-// Spender spends one of what the limit allows to id. Name is the limit's name;
-// limits of different names never share a count. An error means that nobody
-// knows, and that nothing may have been spent.
+// strictest joins what several limits say of one thing: it is allowed if all
+// of them allow it, else when the last of them would.
+func strictest(all []Decision) Decision {
+	worst := Decision{Allowed: true}
+	for _, d := range all {
+		if !d.Allowed && (worst.Allowed || d.Retry > worst.Retry) {
+			worst = d
+		}
+	}
+	return worst
+}
+
+// Spender counts. Limits of different names never share a count. Each step is
+// taken for itself: one that is refused spends nothing, and gives back nothing
+// of what the steps beside it spent.
 type Spender interface {
-	Spend(ctx context.Context, name string, l Limit, id string) (Decision, error)
+	// SpendAll answers each step. An error means that nobody knows, and that
+	// any of them may have been spent.
+	SpendAll(ctx context.Context, steps []Step) ([]Decision, error)
 }

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"chatvault/protocol/frame"
 )
 
 func TestSpendIsExactInMicroseconds(t *testing.T) {
@@ -84,19 +86,19 @@ func TestLimitText(t *testing.T) {
 	var _ encoding.TextMarshaler = Limit{}
 }
 
-func TestOverride(t *testing.T) {
-	set, err := Override(map[string]Limit{OpensPerAccount: Off})
-	if err != nil || set[OpensPerAccount] != Off || set[ConnectionsPerIP] != Defaults()[ConnectionsPerIP] {
-		t.Errorf("%v, %v", set, err)
+func TestNewRules(t *testing.T) {
+	r, err := NewRules(map[string]Limit{OpensPerAccount: Off})
+	if err != nil || r.Set[OpensPerAccount] != Off || r.Set[ConnectionsPerIP] != Defaults()[ConnectionsPerIP] {
+		t.Errorf("%v, %v", r, err)
 	}
-	if _, err := Override(map[string]Limit{"NoSuchLimit": Off}); err == nil {
+	if _, err := NewRules(map[string]Limit{"NoSuchLimit": Off}); err == nil {
 		t.Error("an unknown name was accepted")
 	}
-	if _, err := Override(map[string]Limit{OpensPerAccount: {Burst: -1}}); err == nil {
+	if _, err := NewRules(map[string]Limit{OpensPerAccount: {Burst: -1}}); err == nil {
 		t.Error("a limit that is none was accepted")
 	}
 	for name, l := range Defaults() {
-		if err := l.Check(); err != nil || len(name) > 32 {
+		if err := l.Check(); err != nil || len(name) > frame.MaxLimit {
 			t.Errorf("default %s: %v", name, err)
 		}
 	}

@@ -9,14 +9,73 @@ import (
 
 // The limits by name: what REFUSE and the configuration call them.
 const (
-	ConnectionsPerIP        = "ConnectionsPerIP"        // an IPv4 address, an IPv6 /64
-	ConnectionsPerIPv6Range = "ConnectionsPerIPv6Range" // an IPv6 /48
-	ConnectionsPerAccount   = "ConnectionsPerAccount"   // shared by all relays
-	OpensPerAccount         = "OpensPerAccount"         // vault sessions; shared by all relays
+	ConnectionsPerIP        = "ConnectionsPerIP"
+	ConnectionsPerIPv6Range = "ConnectionsPerIPv6Range"
+	ConnectionsPerAccount   = "ConnectionsPerAccount"
+	ConnectionsPerDevice    = "ConnectionsPerDevice"
+	OpensPerAccount         = "OpensPerAccount"
+	OpensPerDevice          = "OpensPerDevice"
 	AttachesPerConnection   = "AttachesPerConnection"
 	AuthsPerConnection      = "AuthsPerConnection"
-	FramesPerConnection     = "FramesPerConnection" // frames, pings and pongs; beyond it the connection is closed
+	FramesPerConnection     = "FramesPerConnection"
 )
+
+// selector is what an override may name.
+type selector uint8
+
+const (
+	byNothing selector = iota // whoever it is, nobody knows yet
+	byNetwork
+	byAccount // or its issuer
+)
+
+// Definition is what a limit is about.
+type Definition struct {
+	Name    string
+	Default Limit
+	// What is counted, and for each what.
+	What, Per string
+	// Shared says that all relays count together, in Redis.
+	Shared bool
+	by     selector
+}
+
+// definitions are all limits there are, in the order in which a client meets
+// them. A device has less than its account, so that one device of an account
+// cannot keep its others out.
+var definitions = []Definition{
+	{ConnectionsPerIP, Limit{50, 10, time.Second}, "requests to connect", "IPv4 address or IPv6 /64", false, byNetwork},
+	{ConnectionsPerIPv6Range, Limit{200, 40, time.Second}, "requests to connect", "IPv6 /48", false, byNetwork},
+	{AuthsPerConnection, Limit{4, 4, time.Minute}, "AUTHs", "connection", false, byNothing},
+	{ConnectionsPerAccount, Limit{60, 60, time.Minute}, "first AUTHs", "account", true, byAccount},
+	{ConnectionsPerDevice, Limit{30, 30, time.Minute}, "first AUTHs", "account and device", true, byAccount},
+	{OpensPerAccount, Limit{60, 30, time.Minute}, "vault sessions opened", "account", true, byAccount},
+	{OpensPerDevice, Limit{40, 20, time.Minute}, "vault sessions opened", "account and device", true, byAccount},
+	{AttachesPerConnection, Limit{8, 1, time.Second}, "ATTACHes", "connection", false, byAccount},
+	// Beyond it the connection is closed.
+	{FramesPerConnection, Limit{200, 50, time.Second}, "frames, pings and pongs", "connection", false, byAccount},
+}
+
+// Definitions lists all limits there are.
+func Definitions() []Definition { return append([]Definition(nil), definitions...) }
+
+func definition(name string) (Definition, bool) {
+	for _, d := range definitions {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return Definition{}, false
+}
+
+// errNoSuchLimit says which names there are.
+func errNoSuchLimit(name string) error {
+	var names []string
+	for _, d := range definitions {
+		names = append(names, d.Name)
+	}
+	return fmt.Errorf("limit %q: there is none of that name; there are %s", name, strings.Join(names, ", "))
+}
 
 // Set holds a limit per name.
 type Set map[string]Limit
@@ -24,30 +83,11 @@ type Set map[string]Limit
 // Defaults returns every limit there is, as it stands when nothing is
 // configured.
 func Defaults() Set {
-	return Set{
-		ConnectionsPerIP:        {Burst: 50, Count: 10, Period: time.Second},
-		ConnectionsPerIPv6Range: {Burst: 200, Count: 40, Period: time.Second},
-		ConnectionsPerAccount:   {Burst: 60, Count: 60, Period: time.Minute},
-		OpensPerAccount:         {Burst: 60, Count: 30, Period: time.Minute},
-		AttachesPerConnection:   {Burst: 8, Count: 1, Period: time.Second},
-		AuthsPerConnection:      {Burst: 4, Count: 4, Period: time.Minute},
-		FramesPerConnection:     {Burst: 200, Count: 50, Period: time.Second},
+	set := Set{}
+	for _, d := range definitions {
+		set[d.Name] = d.Default
 	}
-}
-
-// Override returns Defaults with what changes says in its place.
-func Override(changes map[string]Limit) (Set, error) {
-	set := Defaults()
-	for name, l := range changes {
-		if _, ok := set[name]; !ok {
-			return nil, fmt.Errorf("limit %q: there is none of that name", name)
-		}
-		if err := l.Check(); err != nil {
-			return nil, fmt.Errorf("limit %s: %w", name, err)
-		}
-		set[name] = l
-	}
-	return set, nil
+	return set
 }
 
 // UnmarshalText reads burst/count/period, as in 50/10/1s, or off.

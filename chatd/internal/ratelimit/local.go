@@ -28,24 +28,37 @@ func NewLocal(c clock.Clock) *Local {
 	return &Local{clock: c, max: maxLocal, tats: map[key]int64{}}
 }
 
-// Spend implements Spender. It never fails.
+// SpendAll implements Spender. It never fails.
+func (s *Local) SpendAll(_ context.Context, steps []Step) ([]Decision, error) {
+	out := make([]Decision, len(steps))
+	for i, step := range steps {
+		out[i] = s.spend(step)
+	}
+	return out, nil
+}
+
+// Spend takes one step. It never fails.
 func (s *Local) Spend(_ context.Context, name string, l Limit, id string) (Decision, error) {
-	if l == Off {
-		return Decision{Allowed: true}, nil
+	return s.spend(Step{name, l, id}), nil
+}
+
+func (s *Local) spend(step Step) Decision {
+	if step.Limit == Off {
+		return Decision{Allowed: true}
 	}
 	now := s.clock.Now().UnixMicro()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := key{name, id}
+	k := key{step.Name, step.ID}
 	tat, known := s.tats[k]
 	if !known && len(s.tats) >= s.max {
 		s.makeRoom(now)
 	}
-	next, wait := l.Spend(tat, now)
+	next, wait := step.Limit.Spend(tat, now)
 	if wait == 0 {
 		s.tats[k] = next
 	}
-	return decide(wait), nil
+	return decide(step.Name, wait)
 }
 
 // makeRoom removes the counts that have lapsed, at most once a second, and an

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,16 @@ func spenders(t *testing.T, suite func(t *testing.T, fake *clock.Fake, s Spender
 	}
 }
 
+// one takes one step.
+func one(t *testing.T, s Spender, name string, l Limit, id string) (Decision, error) {
+	t.Helper()
+	all, err := s.SpendAll(t.Context(), []Step{{name, l, id}})
+	if err != nil {
+		return Decision{}, err
+	}
+	return all[0], nil
+}
+
 func TestSpendersAgreeStepByStep(t *testing.T) {
 	spenders(t, func(t *testing.T, fake *clock.Fake, s Spender) {
 		l := Limit{Burst: 2, Count: 3, Period: time.Second} // T = 333,333 µs
@@ -45,16 +56,16 @@ func TestSpendersAgreeStepByStep(t *testing.T) {
 			{time.Hour, "a", 0}, {0, "a", 0}, {0, "a", 333_333 * time.Microsecond},
 		} {
 			fake.Advance(step.advance)
-			d, err := s.Spend(t.Context(), "Some", l, step.id)
+			d, err := one(t, s, "Some", l, step.id)
 			if err != nil || d.Retry != step.retry || d.Allowed != (step.retry == 0) {
 				t.Fatalf("step %d: %+v, %v; want retry %v", i, d, err, step.retry)
 			}
 		}
-		if d, err := s.Spend(t.Context(), "Other", l, "a"); err != nil || !d.Allowed {
+		if d, err := one(t, s, "Other", l, "a"); err != nil || !d.Allowed {
 			t.Errorf("limits of two names share a count: %+v, %v", d, err)
 		}
 		for range 100 {
-			if d, err := s.Spend(t.Context(), "Some", Off, "a"); err != nil || !d.Allowed {
+			if d, err := one(t, s, "Some", Off, "a"); err != nil || !d.Allowed {
 				t.Fatalf("off refuses: %+v, %v", d, err)
 			}
 		}
@@ -65,12 +76,12 @@ func TestLargeNumbersStayExact(t *testing.T) {
 	spenders(t, func(t *testing.T, fake *clock.Fake, s Spender) {
 		l := Limit{Burst: 365, Count: 1, Period: 24 * time.Hour}
 		for range 365 {
-			if d, err := s.Spend(t.Context(), "Big", l, "x"); err != nil || !d.Allowed {
+			if d, err := one(t, s, "Big", l, "x"); err != nil || !d.Allowed {
 				t.Fatalf("%+v, %v", d, err)
 			}
 		}
 		fake.Advance(24*time.Hour - time.Microsecond)
-		if d, err := s.Spend(t.Context(), "Big", l, "x"); err != nil || d.Retry != time.Microsecond {
+		if d, err := one(t, s, "Big", l, "x"); err != nil || d.Retry != time.Microsecond {
 			t.Fatalf("%+v, %v; want a wait of 1 µs", d, err)
 		}
 	})
@@ -84,7 +95,7 @@ func TestParallelSpendersAllowExactlyTheBurst(t *testing.T) {
 		allowed := 0
 		for range 50 {
 			wg.Go(func() {
-				d, err := s.Spend(t.Context(), "Parallel", l, "x")
+				d, err := one(t, s, "Parallel", l, "x")
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -107,10 +118,10 @@ func TestRedisCountsByItsOwnClockAndForgets(t *testing.T) {
 			client := connect(t)
 			s := NewRedis(client)
 			l := Limit{Burst: 1, Count: 1, Period: time.Hour}
-			if d, err := s.Spend(t.Context(), "Own", l, "+49 170 1234567"); err != nil || !d.Allowed {
+			if d, err := one(t, s, "Own", l, "+49 170 1234567"); err != nil || !d.Allowed {
 				t.Fatalf("%+v, %v", d, err)
 			}
-			d, err := s.Spend(t.Context(), "Own", l, "+49 170 1234567")
+			d, err := one(t, s, "Own", l, "+49 170 1234567")
 			if err != nil || d.Allowed || d.Retry > time.Hour || d.Retry < 59*time.Minute {
 				t.Fatalf("%+v, %v", d, err)
 			}
@@ -124,7 +135,7 @@ func TestRedisCountsByItsOwnClockAndForgets(t *testing.T) {
 			if err := client.Set(t.Context(), keys[0], "not a number", 0).Err(); err != nil {
 				t.Fatal(err)
 			}
-			if d, err := s.Spend(t.Context(), "Own", l, "+49 170 1234567"); err != nil || !d.Allowed {
+			if d, err := one(t, s, "Own", l, "+49 170 1234567"); err != nil || !d.Allowed {
 				t.Errorf("a count that is none: %+v, %v", d, err)
 			}
 		})
@@ -137,13 +148,13 @@ func TestLocalStaysBounded(t *testing.T) {
 	s.max = 100
 	l := Limit{Burst: 1, Count: 1, Period: time.Minute}
 	for i := range 1000 {
-		s.Spend(t.Context(), "Flood", l, fmt.Sprint(i))
+		one(t, s, "Flood", l, fmt.Sprint(i))
 		if len(s.tats) > 100 {
 			t.Fatalf("%d counts are kept", len(s.tats))
 		}
 	}
 	fake.Advance(time.Hour)
-	s.Spend(t.Context(), "Flood", l, "late")
+	one(t, s, "Flood", l, "late")
 	if len(s.tats) != 1 {
 		t.Errorf("%d counts are kept after all but one have lapsed", len(s.tats))
 	}
@@ -154,9 +165,9 @@ type broken struct {
 	asked int
 }
 
-func (b *broken) Spend(context.Context, string, Limit, string) (Decision, error) {
+func (b *broken) SpendAll(_ context.Context, steps []Step) ([]Decision, error) {
 	b.asked++
-	return Decision{Retry: time.Hour}, b.err
+	return slices.Repeat([]Decision{{Retry: time.Hour, Limit: "Some"}}, len(steps)), b.err
 }
 
 func TestFailOpenCountsHereWhileRedisIsAway(t *testing.T) {
