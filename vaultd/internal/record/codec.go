@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chatvault/protocol/opaque"
 	"chatvault/protocol/vaultmsg"
@@ -36,11 +37,14 @@ var be = binary.BigEndian
 
 // Encode returns the record's Size bytes. It panics when a list is longer than
 // its bound: that is a bug of the rules.
-func (r *Record) Encode() []byte {
+func (r *Record) Encode() []byte { return r.Append(make([]byte, 0, Size)) }
+
+// Append appends what Encode returns.
+func (r *Record) Append(b []byte) []byte {
 	if len(r.Entries) > MaxEntries || len(r.Claims) > MaxClaims || len(r.Events) > MaxEvents {
 		panic(fmt.Sprintf("record: %d entries, %d claims, %d events", len(r.Entries), len(r.Claims), len(r.Events)))
 	}
-	b := make([]byte, 0, Size)
+	end := len(b) + Size
 	b = append(b, Format, byte(r.State))
 	for _, v := range []uint64{r.Generation, r.Charges, r.Base, r.NotBefore} {
 		b = be.AppendUint64(b, v)
@@ -68,7 +72,7 @@ func (r *Record) Encode() []byte {
 	for _, e := range r.Events {
 		b = append(be.AppendUint64(append(b, byte(e.Kind)), e.Time), e.Device[:]...)
 	}
-	return append(b, make([]byte, Size-len(b))...)
+	return append(b, make([]byte, end-len(b))...)
 }
 
 // Decode reads what Encode wrote, and nothing else: every byte has to be as
@@ -115,6 +119,9 @@ func (r *Record) decodeLists(d *decoder) error {
 	if entries > MaxEntries || claims > MaxClaims || events > MaxEvents {
 		return fmt.Errorf("%w: %d entries, %d claims, %d events", ErrMalformed, entries, claims, events)
 	}
+	if entries > 0 { // with room for the one that a charge adds
+		r.Entries = make([]Entry, 0, MaxEntries)
+	}
 	for range entries {
 		var e Entry
 		d.copy(e.Attempt[:])
@@ -133,6 +140,7 @@ func (r *Record) decodeLists(d *decoder) error {
 		c.What, c.Made = vaultmsg.ClaimKind(d.u8()), d.u64()
 		r.Claims = append(r.Claims, c)
 	}
+	r.Events = slices.Grow(r.Events, events)
 	for range events {
 		e := vaultmsg.Event{Kind: vaultmsg.EventKind(d.u8()), Time: d.u64()}
 		d.copy(e.Device[:])

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,8 @@ type charger struct {
 	aead  cipher.AEAD
 	owner vaultmsg.Thumbprint
 	rules rules.Params
+
+	buffers sync.Pool // of *[storedSize]byte, to seal in
 }
 
 func newCharger(store recordstore.Store) (*charger, error) {
@@ -53,6 +56,7 @@ func newCharger(store recordstore.Store) (*charger, error) {
 		return nil, err
 	}
 	c := &charger{store: store, aead: aead, rules: rules.Defaults()}
+	c.buffers.New = func() any { return new([storedSize]byte) }
 	rand.Read(c.owner[:])
 	return c, nil
 }
@@ -72,7 +76,7 @@ func (c *charger) register(ctx context.Context, account int) error {
 	r := record.Record{State: record.Live, Generation: 1, Owner: c.owner, RegisteredBy: c.owner}
 	rand.Read(r.OPRFKey[:])
 	rand.Read(r.OPAQUE[:])
-	_, err := c.store.Swap(ctx, id, 0, c.seal(id, 1, &r))
+	_, err := c.store.Swap(ctx, id, 0, c.seal(nil, id, 1, &r))
 	return err
 }
 
@@ -110,19 +114,23 @@ func (c *charger) try(ctx context.Context, load loadFunc, id recordstore.ID, a r
 	if _, v := rules.Charge(r, a, now, c.rules); v.Status != frame.OK || !v.Write {
 		return false, fmt.Errorf("the attempt was not charged: status %v", v.Status)
 	}
-	_, err = c.store.Swap(ctx, id, version, c.seal(id, version+1, r))
+	buffer := c.buffers.Get().(*[storedSize]byte)
+	defer c.buffers.Put(buffer) // a store keeps no data
+	_, err = c.store.Swap(ctx, id, version, c.seal(buffer[:0], id, version+1, r))
 	if errors.Is(err, recordstore.ErrConflict) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-func (c *charger) seal(id recordstore.ID, v recordstore.Version, r *record.Record) []byte {
-	b := make([]byte, storedHeader+hsm.NonceSize, storedSize)
-	b[0] = 1
+// seal appends a stored record.
+func (c *charger) seal(b []byte, id recordstore.ID, v recordstore.Version, r *record.Record) []byte {
+	const plainAt = storedHeader + hsm.NonceSize
+	b = append(slices.Grow(b, storedSize), 1, 0, 0, 0, 1)[:plainAt]
 	nonce := b[storedHeader:]
 	rand.Read(nonce)
-	return c.aead.Seal(b, nonce, r.Encode(), c.aad(id, v))
+	plain := r.Append(b)[plainAt:]
+	return c.aead.Seal(b, nonce, plain, c.aad(id, v)) // in place
 }
 
 func (c *charger) open(id recordstore.ID, v recordstore.Version, b []byte) (*record.Record, error) {
@@ -130,18 +138,20 @@ func (c *charger) open(id recordstore.ID, v recordstore.Version, b []byte) (*rec
 		return nil, fmt.Errorf("a stored record of %d bytes at version %d", len(b), v)
 	}
 	b = b[storedHeader:]
-	plain, err := c.aead.Open(nil, b[:hsm.NonceSize], b[hsm.NonceSize:], c.aad(id, v))
+	plain, err := c.aead.Open(b[hsm.NonceSize:hsm.NonceSize], b[:hsm.NonceSize], b[hsm.NonceSize:], c.aad(id, v))
 	if err != nil {
 		return nil, fmt.Errorf("opening record: %w", err)
 	}
-	r, err := record.Decode(plain)
+	r, err := record.Decode(plain) // which copies
 	return &r, err
 }
 
 // aad has the length and the parts of the real one.
 func (c *charger) aad(id recordstore.ID, v recordstore.Version) []byte {
+	const label = "\x00\x1achatvault/1 sealed record\x00\x05bench"
 	store := c.store.StoreID()
-	b := append([]byte("\x00\x1achatvault/1 sealed record\x00\x05bench"), store[:]...)
+	b := append(make([]byte, 0, len(label)+len(store)+len(id)+8+4), label...)
+	b = append(b, store[:]...)
 	b = binary.BigEndian.AppendUint64(append(b, id[:]...), uint64(v))
 	return binary.BigEndian.AppendUint32(b, 1)
 }

@@ -30,19 +30,29 @@ const (
 
 var metaKey = []byte{tagMeta}
 
+// The lengths of keys, in bytes.
+const (
+	recordKeySize = 1 + recordstore.IDSize
+	countKeySize  = 1 + 2
+)
+
 func recordKey(id recordstore.ID) []byte {
-	return append([]byte{tagRecord}, id[:]...)
+	return appendRecordKey(make([]byte, 0, recordKeySize), id)
+}
+
+func appendRecordKey(b []byte, id recordstore.ID) []byte {
+	return append(append(b, tagRecord), id[:]...)
 }
 
 func parseRecordKey(key []byte) (id recordstore.ID, err error) {
-	if len(key) != 1+recordstore.IDSize || key[0] != tagRecord {
+	if len(key) != recordKeySize || key[0] != tagRecord {
 		return id, fmt.Errorf("%w: a record's key of %d bytes", ErrFormat, len(key))
 	}
 	return recordstore.ID(key[1:]), nil
 }
 
-func countKey(stripe uint16) []byte {
-	return binary.BigEndian.AppendUint16([]byte{tagCount}, stripe)
+func appendCountKey(b []byte, stripe uint16) []byte {
+	return binary.BigEndian.AppendUint16(append(b, tagCount), stripe)
 }
 
 func appendRecord(b []byte, v recordstore.Version, data []byte) []byte {
@@ -140,7 +150,7 @@ func (s *Store) readCounts() (err error) {
 	var sum uint64
 	for ok := it.First(); ok; ok = it.Next() {
 		key, value := it.Key(), it.Value()
-		if len(key) != 3 || len(value) != 8 || binary.BigEndian.Uint16(key[1:]) >= stripes {
+		if len(key) != countKeySize || len(value) != 8 || binary.BigEndian.Uint16(key[1:]) >= stripes {
 			return fmt.Errorf("%w: count %x", ErrFormat, key)
 		}
 		n := binary.BigEndian.Uint64(value)

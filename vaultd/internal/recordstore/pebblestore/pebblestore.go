@@ -89,8 +89,40 @@ type Store struct {
 // stripe serialises all that happens to its ids. A swap holds it until its commit
 // is on the disk: Pebble shows a batch to readers before it is synced.
 type stripe struct {
-	lock  chan struct{} // holds one token while the stripe is free
-	swaps uint64        // guarded by lock
+	lock chan struct{} // holds one token while the stripe is free
+
+	// guarded by lock
+	swaps uint64
+	seen  [4]seen // the last records that were read or swapped; the zero id: none
+	next  uint8   // which of seen goes next
+}
+
+// seen is the version that a record has. It needs not be read again: nobody else
+// writes to the directory, and each swap of this process notes what it made. So a
+// swap that follows its load reads no record only to compare its version.
+type seen struct {
+	id      recordstore.ID
+	version recordstore.Version
+}
+
+func (st *stripe) version(id recordstore.ID) (v recordstore.Version, known bool) {
+	for _, s := range st.seen {
+		if s.id == id {
+			return s.version, true
+		}
+	}
+	return 0, false
+}
+
+func (st *stripe) see(id recordstore.ID, v recordstore.Version) {
+	for i := range st.seen {
+		if st.seen[i].id == id {
+			st.seen[i].version = v
+			return
+		}
+	}
+	st.seen[st.next] = seen{id, v}
+	st.next = (st.next + 1) % uint8(len(st.seen))
 }
 
 var _ recordstore.Store = (*Store)(nil)
@@ -188,9 +220,13 @@ func (s *Store) lockStripe(ctx context.Context, id recordstore.ID) (*stripe, uin
 	n := binary.BigEndian.Uint16(id[:]) % stripes
 	st := &s.stripes[n]
 	select {
-	case <-st.lock:
-	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+	case <-st.lock: // mostly; and cheaper than to wait for either
+	default:
+		select {
+		case <-st.lock:
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
 	}
 	if s.failed.Load() { // while we waited
 		st.unlock()
@@ -213,7 +249,11 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 		return nil, 0, err
 	}
 	defer st.unlock()
-	return s.get(id)
+	data, v, err := s.get(id)
+	if err == nil && id != (recordstore.ID{}) {
+		st.see(id, v)
+	}
+	return data, v, err
 }
 
 // LoadStale implements recordstore.Store. It is Load: this store has one copy.
@@ -245,9 +285,11 @@ func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.
 		return 0, err
 	}
 	defer st.unlock()
-	_, v, err := s.get(id)
-	if err != nil {
-		return 0, err
+	v, known := st.version(id)
+	if !known {
+		if _, v, err = s.get(id); err != nil {
+			return 0, err
+		}
 	}
 	if v != expect {
 		return 0, recordstore.ErrConflict
@@ -257,6 +299,7 @@ func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.
 		return 0, fmt.Errorf("%w: %w", recordstore.ErrUnknown, err)
 	}
 	st.swaps++
+	st.see(id, expect+1)
 	s.position.Add(1)
 	return expect + 1, nil
 }
@@ -268,10 +311,16 @@ var errGaveUp = errors.New("pebble gave up")
 func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte, n uint16, swaps uint64) (err error) {
 	defer func() { err = orPanic(err, recover()) }()
 	b := s.db.NewBatchWithSize(len(data) + 128)
-	if err := b.Set(recordKey(id), appendRecord(nil, v, data), nil); err != nil {
+	record := b.SetDeferred(recordKeySize, versionSize+len(data))
+	appendRecordKey(record.Key[:0], id)
+	appendRecord(record.Value[:0], v, data)
+	if err := record.Finish(); err != nil {
 		return fmt.Errorf("writing record: %w", err)
 	}
-	if err := b.Set(countKey(n), binary.BigEndian.AppendUint64(nil, swaps), nil); err != nil {
+	count := b.SetDeferred(countKeySize, 8)
+	appendCountKey(count.Key[:0], n)
+	binary.BigEndian.PutUint64(count.Value, swaps)
+	if err := count.Finish(); err != nil {
 		return fmt.Errorf("writing count: %w", err)
 	}
 	// Sync is not an option of ours: a charge that is not on the disk is none.
