@@ -5,6 +5,7 @@ import (
 
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/cmdline/admin"
 	"chatvault/protocol/ticket"
 )
 
@@ -81,11 +82,8 @@ type Config struct {
 	// there are: ratelimit.Definitions.
 	Limit map[string]ratelimit.Limit `placeholder:"NAME=BURST/COUNT/PERIOD" mapsep:"," help:"Change a limit, as OpensPerAccount=60/30/1m; NAME=off lifts it."`
 
-	// Admin is the listener for operators: /livez, /readyz, /metrics and
-	// /buildinfo, without any login. Nobody but them must reach it. None if empty.
-	Admin string `placeholder:"HOST:PORT" help:"Where /livez, /readyz and /metrics are served, to operators only; none if empty."`
-	// AdminPprof adds /debug/pprof/ to it; only on loopback.
-	AdminPprof bool `help:"Serve profiles at /debug/pprof/ on the admin listener, which must be on loopback."`
+	// The listener for operators.
+	admin.AdminFlags
 
 	// MemoryLimit is where Go's runtime begins to collect harder; it ends
 	// nothing. The variable GOMEMLIMIT wins.

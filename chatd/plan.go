@@ -37,7 +37,7 @@ type plan struct {
 func newPlan(cfg *Config, log *slog.Logger) (*plan, error) {
 	p := &plan{cfg: cfg}
 	for _, step := range []func() error{
-		p.checkNumbers, p.checkAdmin, p.checkListener, p.checkNames, p.checkVaults, p.checkFleet, p.checkRedis,
+		p.checkNumbers, cfg.AdminFlags.Check, p.checkListener, p.checkNames, p.checkVaults, p.checkFleet, p.checkRedis,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -81,23 +81,6 @@ func (p *plan) checkNumbers() (err error) {
 	r.Limits = rules.Set
 	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
 	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
-	return nil
-}
-
-func (p *plan) checkAdmin() error {
-	cfg := p.cfg
-	if cfg.Admin == "" {
-		if cfg.AdminPprof {
-			return errors.New("admin-pprof: wants admin")
-		}
-		return nil
-	}
-	if _, _, err := net.SplitHostPort(cfg.Admin); err != nil {
-		return fmt.Errorf("admin: want HOST:PORT or :PORT: %w", err)
-	}
-	if cfg.AdminPprof && !admission.IsLoopback(cfg.Admin) {
-		return fmt.Errorf("admin-pprof: profiles hold memory of this process, and %s is not on loopback", cfg.Admin)
-	}
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"chatvault/chatd/internal/admin"
 	"chatvault/chatd/internal/admission"
 	"chatvault/chatd/internal/clock"
 	"chatvault/chatd/internal/count"
@@ -23,6 +22,7 @@ import (
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/cmdline/admin"
 )
 
 type checkCmd struct {
@@ -92,7 +92,7 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 	shown.Watch(metrics.Sources{Relay: r, Vaults: pool, RedisFailing: map[string]func() bool{
 		"limits": shared.Failing, "routes": directory.Failing,
 	}})
-	stopAdmin, err := p.startAdmin(ctx, log, r, shown)
+	stopAdmin, err := p.cfg.AdminFlags.Start(ctx, log, admin.Config{Ready: r.Ready, Metrics: shown.Registry})
 	if err != nil {
 		return err
 	}
@@ -129,20 +129,6 @@ func (p *plan) listen(ctx context.Context) (net.Listener, error) {
 		}
 	}
 	return listener, nil
-}
-
-// startAdmin opens the operators' listener, if there is to be one. It stays
-// until the drain is over.
-func (p *plan) startAdmin(ctx context.Context, log *slog.Logger, r *relay.Relay, m *metrics.Metrics) (stop func(), err error) {
-	if p.cfg.Admin == "" {
-		return func() {}, nil
-	}
-	at, stop, err := admin.Start(ctx, p.cfg.Admin, admin.Config{Ready: r.Ready, Metrics: m.Registry, Profiles: p.cfg.AdminPprof})
-	if err != nil {
-		return nil, err
-	}
-	log.Info("admin", "address", at.String())
-	return stop, nil
 }
 
 func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Relay, sockets *admission.Listener) error {

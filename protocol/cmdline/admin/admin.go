@@ -1,14 +1,16 @@
-// Package admin is the listener for operators: whether chatd lives, whether it
-// is ready, its metrics, which build it is and, if asked for, profiles. No
+// Package admin is a daemon's listener for operators: whether it lives, whether
+// it is ready, its metrics, which build it is and, if asked for, profiles. No
 // client ever reaches it.
 package admin
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -19,9 +21,50 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// AdminFlags are a daemon's flags for the listener, for embedding.
+type AdminFlags struct {
+	// Admin is where it listens, without any login. Nobody but operators must
+	// reach it. None if empty.
+	Admin string `placeholder:"HOST:PORT" help:"Where /livez, /readyz and /metrics are served, to operators only; none if empty."`
+	// AdminPprof adds /debug/pprof/ to it; only on loopback.
+	AdminPprof bool `help:"Serve profiles at /debug/pprof/ on the admin listener, which must be on loopback."`
+}
+
+// Check says what is wrong with the flags.
+func (f AdminFlags) Check() error {
+	if f.Admin == "" {
+		if f.AdminPprof {
+			return errors.New("admin-pprof: wants admin")
+		}
+		return nil
+	}
+	host, _, err := net.SplitHostPort(f.Admin)
+	if err != nil {
+		return fmt.Errorf("admin: want HOST:PORT or :PORT: %w", err)
+	}
+	if ip := net.ParseIP(host); f.AdminPprof && host != "localhost" && !ip.IsLoopback() {
+		return fmt.Errorf("admin-pprof: profiles hold memory of this process, and %s is not on loopback", f.Admin)
+	}
+	return nil
+}
+
+// Start opens the listener, if there is to be one, and logs where.
+func (f AdminFlags) Start(ctx context.Context, log *slog.Logger, c Config) (stop func(), err error) {
+	if f.Admin == "" {
+		return func() {}, nil
+	}
+	c.Profiles = f.AdminPprof
+	at, stop, err := Start(ctx, f.Admin, c)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("admin", "address", at.String())
+	return stop, nil
+}
+
 // Config of the listener.
 type Config struct {
-	// Ready says whether new clients can be served: /readyz.
+	// Ready says whether the daemon can do its work: /readyz.
 	Ready func() bool
 	// Metrics are what /metrics shows.
 	Metrics prometheus.Gatherer

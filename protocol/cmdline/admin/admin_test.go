@@ -79,3 +79,25 @@ func TestAnAddressThatIsTaken(t *testing.T) {
 		t.Error("two listen at one address")
 	}
 }
+
+func TestFlagsAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		flags AdminFlags
+		want  string // "" = good
+	}{
+		{AdminFlags{}, ""},
+		{AdminFlags{Admin: ":9090"}, ""},
+		{AdminFlags{Admin: "127.0.0.1:0", AdminPprof: true}, ""},
+		{AdminFlags{Admin: "[::1]:0", AdminPprof: true}, ""},
+		{AdminFlags{Admin: "localhost:0", AdminPprof: true}, ""},
+		{AdminFlags{AdminPprof: true}, "wants admin"},
+		{AdminFlags{Admin: "9090"}, "want HOST:PORT"},
+		{AdminFlags{Admin: ":9090", AdminPprof: true}, "not on loopback"},
+		{AdminFlags{Admin: "10.0.0.1:9090", AdminPprof: true}, "not on loopback"},
+	} {
+		err := c.flags.Check()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.flags, err, c.want)
+		}
+	}
+}
