@@ -173,9 +173,11 @@ func (c *Conversation) status(ctx context.Context) vaultmsg.Reply {
 // of it is done again on the new record. After any other failure nothing that
 // decide concluded may be used.
 func (c *Conversation) update(ctx context.Context, decide func(*record.Record) (next *record.Record, write bool, err error)) error {
-	lock := &c.v.locks[c.id[0]]
-	lock.Lock()
-	defer lock.Unlock()
+	unlock, err := c.v.lock(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return c.decideLoaded(ctx, decide)
 }
 
@@ -184,9 +186,11 @@ func (c *Conversation) update(ctx context.Context, decide func(*record.Record) (
 // it counts once it is stored, or once a Load has shown that it was not stale.
 // Else all of it is done again on what a Load shows.
 func (c *Conversation) updateStale(ctx context.Context, decide func(*record.Record) (next *record.Record, write bool, err error)) error {
-	lock := &c.v.locks[c.id[0]]
-	lock.Lock()
-	defer lock.Unlock()
+	unlock, err := c.v.lock(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	r, version, err := c.v.records.loadStale(ctx, c.id)
 	if errors.Is(err, errCorrupt) {
 		return c.decideLoaded(ctx, decide) // it may be sound by now

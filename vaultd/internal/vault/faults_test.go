@@ -1,14 +1,17 @@
 package vault_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"chatvault/protocol/frame"
 	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/vault"
 )
 
 var errDisk = errors.New("no space left on device")
@@ -213,4 +216,49 @@ func TestAChargeInDoubtIsToldAsOne(t *testing.T) {
 			t.Errorf("fault %d: %s, charged %v; want charged %v", fault, r.Status, r.Charged, charged)
 		}
 	}
+}
+
+// stuckStore hangs in its next Load until it is let go, whatever its context says.
+type stuckStore struct {
+	recordstore.Store
+	armed   atomic.Bool
+	hangs   chan struct{}
+	letItGo chan struct{}
+}
+
+func (s *stuckStore) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.hangs)
+		<-s.letItGo
+	}
+	return s.Store.Load(ctx, id)
+}
+
+// TestNobodyWaitsForAStuckStoreForEver: one operation hangs in the store; those that
+// wait behind it for the same record end with their time, uncharged.
+func TestNobodyWaitsForAStuckStoreForEver(t *testing.T) {
+	stuck := &stuckStore{hangs: make(chan struct{}), letItGo: make(chan struct{})}
+	w := newWorld(t, func(c *vault.Config) { stuck.Store = c.Store; c.Store = stuck })
+	want(t, "register", w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234"), frame.OK, 10)
+	first, second := w.phone("anna"), w.phone("anna")
+	stuck.armed.Store(true)
+	hung := make(chan vaultmsg.Reply)
+	go func() {
+		_, r := first.status()
+		hung <- r
+	}()
+	<-stuck.hangs
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	second.ctx = ctx
+	if r := second.try("0000").ke1(); r.Status != frame.Unavailable || r.Charged {
+		t.Errorf("behind it: %s, charged %v", r.Status, r.Charged)
+	}
+	if _, r := second.status(); r.Status != frame.Unavailable {
+		t.Errorf("status behind it: %s", r.Status)
+	}
+	close(stuck.letItGo)
+	want(t, "the one that hung", <-hung, frame.OK, 10)
+	second.ctx = nil
+	want(t, "when the store is back", second.recover("1234"), frame.OK, 10)
 }

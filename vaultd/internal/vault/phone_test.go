@@ -196,6 +196,7 @@ type phone struct {
 	sub string
 	c   *vault.Conversation
 	h   [32]byte
+	ctx context.Context // of its requests; nil: one without end
 }
 
 func (w *world) phone(sub string) *phone {
@@ -230,7 +231,11 @@ func (p *phone) authorise(key ticket.DeviceKey, sub string) vaultmsg.Reply {
 }
 
 func (p *phone) send(m vaultmsg.Request) vaultmsg.Reply {
-	b, _ := p.c.Handle(context.Background(), vaultmsg.EncodeRequest(m))
+	ctx := p.ctx
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	b, _ := p.c.Handle(ctx, vaultmsg.EncodeRequest(m))
 	r, err := vaultmsg.ParseReply(b)
 	if err != nil || r.Kind != m.Kind() {
 		p.w.t.Errorf("reply to %T: kind %d, %v", m, r.Kind, err)

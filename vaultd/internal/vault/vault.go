@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"chatvault/protocol/opaque"
@@ -49,8 +48,8 @@ type Vault struct {
 	decoy        decoy
 	decoys       decoys
 	charges      *hourly
-	lastCharges  *hourly         // those after which no attempt is left
-	locks        [256]sync.Mutex // by record id: spares colliding swaps, guards nothing
+	lastCharges  *hourly            // those after which no attempt is left
+	locks        [256]chan struct{} // by record id: spares colliding swaps, guards nothing
 }
 
 // New readies a vault: it asks the HSM for its public key, and for a decoy OPRF
@@ -80,6 +79,9 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	}
 	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart),
 		charges: newHourly(cfg.MaxCharges), lastCharges: newHourly(cfg.MaxLocks)}
+	for i := range v.locks {
+		v.locks[i] = make(chan struct{}, 1)
+	}
 	if v.serverPublic, err = oprf.Compress(public); err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
@@ -88,6 +90,18 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 		return nil, fmt.Errorf("decoy key: %w", err)
 	}
 	return v, nil
+}
+
+// lock waits for a record's lock, no longer than ctx: a store that hangs must not
+// pile up goroutines behind the first that met it.
+func (v *Vault) lock(ctx context.Context, id recordstore.ID) (unlock func(), err error) {
+	held := v.locks[id[0]]
+	select {
+	case held <- struct{}{}:
+		return func() { <-held }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the record: %w", ctx.Err())
+	}
 }
 
 // Sweep settles every record once: what is used up and has no open attempt left
