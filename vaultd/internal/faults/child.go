@@ -48,6 +48,7 @@ type request struct {
 
 type reply struct {
 	Number uint64
+	Op     Op // completed
 	Result Result
 	Failed string
 	Doubt  bool
@@ -116,8 +117,8 @@ func serve(dir, mode string) error {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
 			defer cancel()
-			result, err := node.Do(ctx, r.Op)
-			answer := reply{Number: r.Number, Result: result}
+			result, err := node.Do(ctx, &r.Op)
+			answer := reply{Number: r.Number, Op: r.Op, Result: result}
 			if err != nil {
 				answer.Failed, answer.Doubt = err.Error(), errors.Is(err, recordstore.ErrUnknown)
 			}
@@ -202,12 +203,12 @@ func (l *life) read(out *os.File) {
 
 // Do implements Node. What was sent to a process that ends, or that does not
 // answer in time, is in doubt.
-func (c *Child) Do(ctx context.Context, op Op) (Result, error) {
+func (c *Child) Do(ctx context.Context, op *Op) (Result, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		panic("faults: an operation of a child needs a deadline")
 	}
-	w, err := c.running().send(op, deadline)
+	w, err := c.running().send(*op, deadline)
 	if err != nil {
 		return Result{}, err
 	}
@@ -219,6 +220,7 @@ func (c *Child) Do(ctx context.Context, op Op) (Result, error) {
 		case r.Failed != "":
 			return Result{}, errors.New(r.Failed)
 		}
+		*op = r.Op
 		return r.Result, nil
 	case <-ctx.Done():
 		return Result{}, fmt.Errorf("%w: %w", recordstore.ErrUnknown, ctx.Err())

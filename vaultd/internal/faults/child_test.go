@@ -18,7 +18,7 @@ func TestANodeThatIsStartedAtOnceServes(t *testing.T) {
 		if err := node.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := node.Do(ctx, Op{Kind: Status, Account: n + 1, Device: 1}); err != nil {
+		if _, err := node.Do(ctx, &Op{Kind: Status, Account: n + 1, Device: 1}); err != nil {
 			t.Fatal(err)
 		}
 		if err := node.Kill(); err != nil {

@@ -1,19 +1,25 @@
 package faults
 
 import (
-	"fmt"
-	"maps"
-	"math"
-	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
-
 	"github.com/anishathalye/porcupine"
 
 	"chatvault/protocol/frame"
+	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/record"
 )
+
+// The times of the design, in seconds.
+const (
+	hour         = 3600
+	destroyAfter = 24 * hour
+	replaceDelay = 72 * hour
+	claimWindow  = 7 * 24 * hour
+	replaceEvery = 24 * hour // record.MaxReplacements by the owner, in that time
+)
+
+// waits is how long other devices than the owner's wait after their sixth, seventh,
+// … tenth failure in a row.
+var waits = [...]uint64{60, 600, hour, 6 * hour, 24 * hour}
 
 // account is the specification: one account as it would be if everything
 // happened one after the other. It is written from the design, not from package
@@ -22,54 +28,83 @@ type account struct {
 	state         record.State // 0: never registered
 	generation    uint64
 	charges, base uint64
+	notBefore     uint64
 	owner         uint8
-	replaced      uint8 // by its owner, since the last registration over nothing or KE3
 	registration  uint64
-	n             int
+	replaced      [record.MaxReplacements]uint64 // when its owner did, the last first
 	entries       [record.MaxEntries]entry
+	n             int // of the entries
+	claims        [record.MaxClaims]claim
+	claimed       int // of the claims
 }
 
 type entry struct {
-	attempt, charge uint64
-	open            bool
+	attempt, charge, time uint64
+	open                  bool
+	stranger              bool // not by the owner's device
 }
+
+type claim struct {
+	id, made uint64
+	device   uint8
+	what     vaultmsg.ClaimKind
+}
+
+func (c claim) ripens() uint64 { return c.made + replaceDelay }
+func (c claim) lapses() uint64 { return c.ripens() + claimWindow }
 
 func (a *account) left() uint64 { return record.MaxEntries - (a.charges - a.base) }
 
+// answer is what a step says, beside the record that it leaves.
+type answer struct {
+	status        frame.Status
+	until         uint64
+	charge, claim uint64
+}
+
+func say(s frame.Status) answer { return answer{status: s} }
+
 // step does an operation, and says what it answers.
 func (a account) step(op Op) (account, Result) {
-	status, charge := frame.OK, uint64(0)
+	var said answer
 	switch op.Kind {
 	case Status:
-		a.settle()
+		a.settle(op.Now)
 	case Charge:
-		status, charge = a.charge(op)
+		said = a.charge(op)
 	case Restore:
-		status = a.restore(op)
+		said = a.restore(op)
 	case Fail:
-		status = a.fail(op)
-	case Register, Replace:
-		status = a.register(op)
+		said = a.fail(op)
+	case RegisterStart:
+		said, _ = a.mayRegister(op)
+	case RegisterFinish:
+		said = a.register(op)
 	case Delete:
-		status = a.delete(op)
+		said = a.delete(op)
+	case Claim:
+		said = a.claim(op)
+	case Cancel:
+		said = a.cancel(op)
 	}
-	return a, Result{Status: status, Charge: charge, State: a.state, Generation: a.generation, Charges: a.charges, Base: a.base}
+	return a, Result{Status: said.status, Until: said.until, Charge: said.charge, Claim: said.claim,
+		State: a.state, Generation: a.generation, Charges: a.charges, Base: a.base}
 }
 
-func (a *account) gone() frame.Status {
+func (a *account) gone() answer {
 	if a.state == record.Destroyed {
-		return frame.Destroyed
+		return say(frame.Destroyed)
 	}
-	return frame.NotRegistered
+	return say(frame.NotRegistered)
 }
 
-// settle: used up, and every attempt has its verdict.
-func (a *account) settle() bool {
+// settle: used up, and every attempt has its verdict or had a day for it.
+func (a *account) settle(now uint64) bool {
 	if a.state != record.Live || a.left() > 0 {
 		return false
 	}
 	for _, e := range a.entries[:a.n] {
-		if e.open {
+		if e.open && now < e.time+destroyAfter {
 			return false
 		}
 	}
@@ -77,32 +112,50 @@ func (a *account) settle() bool {
 	return true
 }
 
+// bury keeps the numbers, so that the next registration is not taken for the last.
 func (a *account) bury(state record.State) {
-	a.state, a.replaced, a.n, a.entries = state, 0, 0, [record.MaxEntries]entry{}
+	*a = account{state: state, generation: a.generation, charges: a.charges, base: a.base, owner: a.owner, registration: a.registration}
 }
 
-func (a *account) charge(op Op) (frame.Status, uint64) {
+func (a *account) charge(op Op) answer {
 	if a.state != record.Live {
-		return a.gone(), 0
+		return a.gone()
 	}
-	if a.settle() {
-		return frame.Destroyed, 0
+	if a.settle(op.Now) {
+		return say(frame.Destroyed)
 	}
 	for _, e := range a.entries[:a.n] {
 		if e.open && e.attempt == op.Attempt {
-			return frame.OK, e.charge
+			return answer{charge: e.charge}
 		}
 	}
-	if a.left() == 0 {
-		return frame.Locked, 0
+	stranger := op.Device != a.owner
+	switch {
+	case a.left() == 0:
+		return say(frame.Locked)
+	case stranger && op.Now < a.notBefore:
+		return answer{status: frame.Paced, until: a.notBefore}
 	}
 	if a.n == record.MaxEntries {
 		a.makeRoom()
 	}
 	a.charges++
-	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, open: true}
+	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, time: op.Now, open: true, stranger: stranger}
 	a.n++
-	return frame.OK, a.charges
+	if failures := a.strangers(); stranger && failures >= 6 {
+		a.notBefore = op.Now + waits[min(failures-6, len(waits)-1)]
+	}
+	return answer{charge: a.charges}
+}
+
+// strangers counts what was charged to other devices since the last success.
+func (a *account) strangers() (n int) {
+	for _, e := range a.entries[:a.n] {
+		if e.stranger && e.charge > a.base {
+			n++
+		}
+	}
+	return n
 }
 
 // makeRoom: the oldest that a success has overtaken goes, closed ones first.
@@ -129,12 +182,12 @@ func (a *account) remove(gone func(i int) bool) {
 	a.entries, a.n = kept, n
 }
 
-func (a *account) restore(op Op) frame.Status {
+func (a *account) restore(op Op) answer {
 	if a.state != record.Live {
 		return a.gone()
 	}
 	if a.generation != op.Generation {
-		return frame.Conflict
+		return say(frame.Conflict)
 	}
 	success := op.Charge
 	for _, e := range a.entries[:a.n] {
@@ -144,61 +197,152 @@ func (a *account) restore(op Op) frame.Status {
 	}
 	a.base = max(a.base, success)
 	a.remove(func(i int) bool { return a.entries[i].attempt == op.Attempt })
-	a.owner, a.replaced = op.Device, 0
-	return frame.OK
+	a.owner, a.notBefore = op.Device, 0
+	a.replaced = [record.MaxReplacements]uint64{}
+	a.claims, a.claimed = [record.MaxClaims]claim{}, 0
+	return say(frame.OK)
 }
 
-func (a *account) fail(op Op) frame.Status {
+func (a *account) fail(op Op) answer {
 	if a.state != record.Live {
 		return a.gone()
 	}
 	if a.generation != op.Generation {
-		return frame.Conflict
+		return say(frame.Conflict)
 	}
 	for i := range a.entries[:a.n] {
 		if a.entries[i].attempt == op.Attempt {
 			a.entries[i].open = false
 		}
 	}
-	if a.settle() {
-		return frame.Destroyed
+	if a.settle(op.Now) {
+		return say(frame.Destroyed)
 	}
-	return frame.WrongPassword
+	return say(frame.WrongPassword)
 }
 
-func (a *account) register(op Op) frame.Status {
-	if a.state != 0 && a.registration == op.Registration {
-		return frame.OK
-	}
-	a.settle()
-	replaced := uint8(0)
-	switch live := a.state == record.Live; {
-	case a.generation+1 != op.Generation, live != (op.Kind == Replace):
-		return frame.Conflict
-	case live && op.Device != a.owner:
-		return frame.NotOwner
-	case live && a.replaced == record.MaxReplacements:
-		return frame.TooMany
-	case live:
-		replaced = a.replaced + 1
-	}
-	*a = account{state: record.Live, generation: op.Generation, owner: op.Device, replaced: replaced, registration: op.Registration}
-	return frame.OK
-}
-
-func (a *account) delete(op Op) frame.Status {
+// mayRegister says whether a device may register; owner: because it owns the
+// record.
+func (a *account) mayRegister(op Op) (said answer, owner bool) {
+	a.settle(op.Now)
+	live := a.state == record.Live
 	switch {
-	case a.settle():
-		return frame.Destroyed
+	case a.generation+1 != op.Generation, live == (op.Purpose == vaultmsg.PurposeRegister):
+		return say(frame.Conflict), false
+	case !live:
+		return say(frame.OK), false
+	case op.Purpose == vaultmsg.PurposeReplace:
+		return a.mayReplace(op, vaultmsg.ClaimReplace)
+	case !op.KE3:
+		return say(frame.NotAuthorised), false
+	case op.Device != a.owner:
+		return say(frame.Conflict), false // another device's KE3 came later
+	}
+	return say(frame.OK), false
+}
+
+// mayReplace: the owner may, and who has a ripe claim.
+func (a *account) mayReplace(op Op, what vaultmsg.ClaimKind) (said answer, owner bool) {
+	if op.Device == a.owner {
+		if third := a.replaced[record.MaxReplacements-1]; what == vaultmsg.ClaimReplace && third != 0 && op.Now < third+replaceEvery {
+			return answer{status: frame.TooMany, until: third + replaceEvery}, false
+		}
+		return say(frame.OK), true
+	}
+	for _, c := range a.claims[:a.claimed] {
+		switch {
+		case c.device != op.Device || c.what != what || op.Now >= c.lapses():
+		case op.Now < c.ripens():
+			return answer{status: frame.Pending, until: c.ripens()}, false
+		default:
+			return say(frame.OK), false
+		}
+	}
+	return say(frame.NotOwner), false
+}
+
+func (a *account) register(op Op) answer {
+	if a.state != 0 && a.registration == op.Registration {
+		return say(frame.OK)
+	}
+	said, owner := a.mayRegister(op)
+	if said.status != frame.OK {
+		return said
+	}
+	next := account{state: record.Live, generation: op.Generation, owner: op.Device, registration: op.Registration}
+	if owner {
+		next.replaced[0] = op.Now
+		copy(next.replaced[1:], a.replaced[:])
+	}
+	*a = next
+	return said
+}
+
+func (a *account) delete(op Op) answer {
+	switch {
+	case a.settle(op.Now):
+		return say(frame.Destroyed)
 	case a.state != record.Live:
 		return a.gone()
 	case a.generation != op.Generation:
-		return frame.Conflict
-	case a.owner != op.Device:
-		return frame.NotOwner
+		return say(frame.Conflict)
 	}
-	a.bury(record.Deleted)
-	return frame.OK
+	said, _ := a.mayReplace(op, vaultmsg.ClaimDelete)
+	if said.status == frame.OK {
+		a.bury(record.Deleted)
+	}
+	return said
+}
+
+func (a *account) claim(op Op) answer {
+	switch {
+	case a.settle(op.Now):
+		return say(frame.Destroyed)
+	case a.state != record.Live:
+		return a.gone()
+	case a.generation != op.Generation, op.Device == a.owner:
+		return say(frame.Conflict)
+	}
+	valid := *a
+	valid.unclaim(func(c claim) bool { return op.Now >= c.lapses() })
+	for _, c := range valid.claims[:valid.claimed] {
+		if c.device == op.Device && c.what == op.What {
+			return answer{claim: c.id}
+		}
+	}
+	if valid.claimed == record.MaxClaims {
+		return say(frame.TooMany)
+	}
+	*a = valid
+	a.claims[a.claimed] = claim{id: op.Claim, made: op.Now, device: op.Device, what: op.What}
+	a.claimed++
+	return answer{claim: op.Claim}
+}
+
+func (a *account) cancel(op Op) answer {
+	switch {
+	case a.settle(op.Now):
+		return say(frame.Destroyed)
+	case a.state != record.Live:
+		return a.gone()
+	}
+	before := a.claimed
+	if a.unclaim(func(c claim) bool { return c.id == op.Claim }); a.claimed == before {
+		return say(frame.NoClaim)
+	}
+	return say(frame.OK)
+}
+
+func (a *account) unclaim(gone func(claim) bool) {
+	kept := [record.MaxClaims]claim{}
+	n := 0
+	for _, c := range a.claims[:a.claimed] {
+		if !gone(c) {
+			kept[n] = c
+			n++
+		}
+	}
+	a.claims, a.claimed = kept, n
 }
 
 // model tells porcupine about one account. An operation without an answer may
@@ -211,88 +355,4 @@ var model = porcupine.Model{
 		answer, known := output.(Result)
 		return !known || answer == result, next
 	},
-}
-
-// History is what clients did and were told.
-type History struct {
-	start time.Time // static after construction
-	last  atomic.Int64
-
-	mu       sync.Mutex // guards all below
-	accounts map[uint64][]porcupine.Operation
-	done     int
-	unknown  int
-	outage   time.Duration // the longest time without an answer
-}
-
-// NewHistory begins a history.
-func NewHistory() *History {
-	return &History{start: time.Now(), accounts: make(map[uint64][]porcupine.Operation)}
-}
-
-func (h *History) now() int64 { return int64(time.Since(h.start)) }
-
-// never is the time of an answer that did not come.
-const never = math.MaxInt64
-
-// add notes an operation that was answered (result) or may have been done (nil).
-func (h *History) add(client int, op Op, call int64, result *Result) {
-	o := porcupine.Operation{ClientId: client, Input: op, Call: call, Return: never}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if result == nil {
-		h.unknown++
-	} else {
-		o.Output, o.Return = *result, h.now()
-		h.outage = max(h.outage, time.Duration(o.Return-h.last.Swap(o.Return)))
-		h.done++
-	}
-	h.accounts[op.Account] = append(h.accounts[op.Account], o)
-}
-
-// ids are the accounts that something was done to.
-func (h *History) ids() []uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Sorted(maps.Keys(h.accounts))
-}
-
-// checkLimit is how long the checker may take for one account. It takes
-// milliseconds; an account that it cannot decide is reported as that.
-const checkLimit = 20 * time.Second
-
-// Check returns how many accounts have a history that no sequence of operations
-// explains. The error shows the first of them, or one that could not be decided.
-func (h *History) Check() (guilty int, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for id, ops := range h.accounts {
-		verdict := porcupine.CheckOperationsTimeout(model, ops, checkLimit)
-		if verdict == porcupine.Ok {
-			continue
-		}
-		if verdict == porcupine.Illegal {
-			guilty++
-		}
-		if err == nil {
-			err = fmt.Errorf("account %d: %s: %d operations:%s", id, verdict, len(ops), tell(ops))
-		}
-	}
-	return guilty, err
-}
-
-// tell writes out a history for whoever has to find out what went wrong.
-func tell(ops []porcupine.Operation) (s string) {
-	for _, o := range ops {
-		s += fmt.Sprintf("\n%12d %12d  %+v → %+v", o.Call, o.Return, o.Input, o.Output)
-	}
-	return s
-}
-
-// String sums the history up.
-func (h *History) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return fmt.Sprintf("%d operations on %d accounts, %d more in doubt, longest time without an answer %s",
-		h.done, len(h.accounts), h.unknown, h.outage.Round(time.Millisecond))
 }

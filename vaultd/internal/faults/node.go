@@ -32,26 +32,12 @@ type Local struct {
 
 var _ Node = (*Local)(nil)
 
-// params are without pacing: it would stop thieves here, and what is tested is
-// the counter behind it. Nothing here lasts for a day, so that an open attempt
-// keeps a record alive.
-func params() rules.Params {
-	p := rules.Defaults()
-	p.Pacing = false
-	return p
-}
-
 // Do implements Node, as package vault does it: load, ask the rules, swap, and
-// all of that again if somebody else was first. A charge begins on a read that may
-// be stale, and takes from it nothing but a swap.
-func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
+// all of that again if somebody else was first.
+func (n *Local) Do(ctx context.Context, op *Op) (Result, error) {
 	id := recordID(op.Account)
-	for stale := op.Kind == Charge; ; stale = false {
-		load := n.Store.Load
-		if stale {
-			load = n.Store.LoadStale
-		}
-		data, version, err := load(ctx, id)
+	for {
+		data, version, err := n.Store.Load(ctx, id)
 		if err != nil {
 			return Result{}, fmt.Errorf("load: %w", err)
 		}
@@ -63,10 +49,7 @@ func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
 			}
 			r = &decoded
 		}
-		result, next, write := n.decide(r, op)
-		if !write && stale {
-			continue
-		}
+		result, next, write := n.decide(r, *op)
 		if !write {
 			return result, nil
 		}
@@ -86,8 +69,8 @@ func (n *Local) Do(ctx context.Context, op Op) (Result, error) {
 // decide asks the rules. next is what has to be stored, if write is set.
 func (n *Local) decide(r *record.Record, op Op) (result Result, next *record.Record, write bool) {
 	var v rules.Verdict
-	var charge uint64
-	now, p, device := time.Now(), params(), thumbprint(op.Device)
+	var charge, claim uint64
+	now, p, device := time.Unix(int64(op.Now), 0), rules.Defaults(), thumbprint(op.Device)
 	attempt := rules.Attempt{ID: attemptID(op.Attempt), Device: device}
 	switch op.Kind {
 	case Status:
@@ -98,27 +81,41 @@ func (n *Local) decide(r *record.Record, op Op) (result Result, next *record.Rec
 		v = n.Rules.Restore(r, attempt, op.Generation, op.Charge, now)
 	case Fail:
 		v = rules.Fail(r, attempt, op.Generation, vaultmsg.EventFailed, now, p)
-	case Register, Replace:
+	case RegisterStart:
+		_, v = rules.MayRegister(r, registration(op), now, p)
+	case RegisterFinish:
 		r, v = register(r, op, now, p)
 	case Delete:
 		v = rules.Delete(r, device, op.Generation, now, p)
+	case Claim:
+		var made record.Claim
+		made, v = rules.AddClaim(r, device, op.What, op.Generation, claimID(op.Claim), now, p)
+		claim = binary.BigEndian.Uint64(made.ID[:])
+	case Cancel:
+		v = rules.Cancel(r, device, claimID(op.Claim), now, p)
 	}
-	result = Result{Status: v.Status, Charge: charge}
-	if r != nil {
-		result.State, result.Generation, result.Charges, result.Base = r.State, r.Generation, r.Charges, r.Base
-	}
+	result = Result{Status: v.Status, Until: v.Until, Charge: charge, Claim: claim}
+	result.see(r)
 	return result, r, v.Write
+}
+
+// see notes what a record shows.
+func (r *Result) see(from *record.Record) {
+	if from != nil {
+		r.State, r.Generation, r.Charges, r.Base = from.State, from.Generation, from.Charges, from.Base
+	}
+}
+
+func registration(op Op) rules.Registration {
+	return rules.Registration{
+		ID: registrationID(op.Registration), Device: thumbprint(op.Device),
+		Purpose: op.Purpose, Generation: op.Generation, KE3: op.KE3,
+	}
 }
 
 // register is a RegisterFinish: stored already, refused, or the next generation.
 func register(r *record.Record, op Op, now time.Time, p rules.Params) (*record.Record, rules.Verdict) {
-	g := rules.Registration{
-		ID: registrationID(op.Registration), Device: thumbprint(op.Device),
-		Purpose: vaultmsg.PurposeRegister, Generation: op.Generation,
-	}
-	if op.Kind == Replace {
-		g.Purpose = vaultmsg.PurposeReplace
-	}
+	g := registration(op)
 	if r != nil && r.Registration == g.ID {
 		return r, rules.Verdict{Status: frame.OK}
 	}
@@ -150,6 +147,11 @@ func thumbprint(n uint8) (t vaultmsg.Thumbprint) {
 }
 
 func registrationID(n uint64) (id vaultmsg.RegistrationID) {
+	binary.BigEndian.PutUint64(id[:], n)
+	return id
+}
+
+func claimID(n uint64) (id vaultmsg.ClaimID) {
 	binary.BigEndian.PutUint64(id[:], n)
 	return id
 }
