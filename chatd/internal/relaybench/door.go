@@ -1,0 +1,176 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/relay"
+	"chatvault/chatd/internal/route"
+	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+// The way from a TCP connection to READY is measured without what is the same
+// for every relay: TLS, Redis, and the signatures. Two servers are linked into
+// this program, without TLS and without Redis: chatd's own relay package behind
+// its own listener, and net/http with gorilla/websocket as its examples have it,
+// which exchanges the same three frames and asks the same verifier. Both run as
+// processes of a build of this program in which package ticket believes every
+// signature: "go build -overlay" replaces the two expressions that verify one.
+
+// unsigned are, by file of package ticket, what verifies a signature, and what
+// stands there instead.
+var unsigned = map[string][2]string{
+	"token.go": {"if _, err := jws.Verify(key); err != nil {", "if jws == nil {"},
+	"proof.go": {"!ecdsa.Verify(key, digest[:], r, s)", "key == nil || len(digest) == 0"},
+}
+
+// withoutSignatures is the text of a file that believes every signature.
+func withoutSignatures(name, text string) (string, error) {
+	change := unsigned[name]
+	if n := strings.Count(text, change[0]); n != 1 {
+		return "", fmt.Errorf("protocol/ticket/%s: %q stands there %d times, want once", name, change[0], n)
+	}
+	return strings.Replace(text, change[0], change[1], 1), nil
+}
+
+// buildDoor builds this program so.
+func buildDoor(ctx context.Context, dir, to string) error {
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", "chatvault/protocol/ticket").Output()
+	if err != nil {
+		return fmt.Errorf("go list: %w", err)
+	}
+	replace := map[string]string{}
+	for name := range unsigned {
+		path := filepath.Join(strings.TrimSpace(string(out)), name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		changed, err := withoutSignatures(name, string(text))
+		if err != nil {
+			return err
+		}
+		replace[path] = filepath.Join(dir, "unsigned-"+name)
+		if err := os.WriteFile(replace[path], []byte(changed), 0o600); err != nil {
+			return err
+		}
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		return err
+	}
+	return build(ctx, nil, "", to, "-overlay", file, "chatvault/chatd/internal/relaybench")
+}
+
+// runDoor serves as one of the two, ours or the floor. The key file is the issuer's.
+func runDoor(ours bool, keyFile string) error {
+	issuers := []ticket.IssuerConfig{{Name: "app", Issuers: []string{"https://app.example"}, KeyFile: keyFile}}
+	verifier, err := ticket.NewVerifier(issuers, []string{chatdtest.Fleet}, ticket.Options{})
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	hosts, err := admission.LoopbackHosts(l.Addr())
+	if err != nil {
+		return err
+	}
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	fmt.Printf("{\"msg\":\"listening\",\"address\":%q}\n", l.Addr())
+	if !ours {
+		server.Handler = &plainDoor{verifier, hosts}
+		return server.Serve(l)
+	}
+	server.Handler = newDoor(verifier, hosts).Handler()
+	return server.Serve(&admission.Listener{Listener: l, Max: 1 << 20, Refused: func() {}})
+}
+
+// newDoor is chatd's relay with no vault and no Redis.
+func newDoor(v *ticket.Verifier, hosts admission.Names) *relay.Relay {
+	limits := ratelimit.Defaults()
+	limits[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 1_000_000, Count: 1_000_000, Period: time.Minute}
+	limits[ratelimit.ConnectionsPerAccount] = limits[ratelimit.ConnectionsPerIP]
+	local := ratelimit.NewLocal(clock.System{})
+	quiet := slog.New(slog.DiscardHandler)
+	return relay.New(relay.Config{
+		Hosts: hosts, Limits: limits, BundleEpoch: 1,
+		MaxConnections: 1 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
+	}, relay.Parts{
+		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Log: quiet}),
+		Directory: route.New(nil, clock.System{}, func(error) {}),
+		Shared:    ratelimit.NewFailOpen(nil, local, clock.System{}, func(error) {}),
+		Local:     local, Clock: clock.System{}, Log: quiet, Counts: new(count.Set),
+	})
+}
+
+// plainDoor is the floor.
+type plainDoor struct {
+	tickets *ticket.Verifier
+	hosts   admission.Names
+}
+
+// ServeHTTP upgrades, exchanges HELLO, AUTH and READY, and stays.
+func (d *plainDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	up := websocket.Upgrader{Subprotocols: []string{frame.Subprotocol}}
+	c, err := up.Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	hello := frame.Hello{Version: frame.Version, BundleEpoch: 1}
+	rand.Read(hello.Nonce[:])
+	if c.WriteMessage(websocket.BinaryMessage, hello.Append(nil)) != nil {
+		return
+	}
+	_, b, err := c.ReadMessage()
+	if err != nil {
+		return
+	}
+	f, err := frame.Parse(b)
+	a, ok := f.(frame.Auth)
+	if err != nil || !ok || !d.hosts.Has(a.Host) {
+		return
+	}
+	v, err := d.tickets.Verify(r.Context(), a.Ticket, a.DeviceKey[:], time.Now())
+	if err != nil || ticket.VerifyRelayAuth(a.DeviceKey[:], a.Signature[:], hello.Nonce, a.Host, v.TicketHash) != nil {
+		return
+	}
+	ready := frame.Ready{TicketEnds: uint64(v.Expires.Unix()), PingMillis: 30_000}
+	if c.WriteMessage(websocket.BinaryMessage, ready.Append(nil)) != nil {
+		return
+	}
+	for {
+		if _, _, err := c.ReadMessage(); err != nil {
+			return
+		}
+	}
+}

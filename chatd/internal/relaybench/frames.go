@@ -1,0 +1,207 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"chatvault/chatd/internal/uplink"
+	"chatvault/docker/goals"
+)
+
+// relayed measures what a relayed frame costs, at few and at many connections:
+// the CPU of chatd against that of floors, and what it asks of Redis and of Go's
+// memory.
+func relayed(w *world, p plan) []*goals.Row {
+	s := &stage{world: w}
+	defer s.end()
+	var rows []*goals.Row
+	for _, n := range p.connections {
+		rows = append(rows,
+			&goals.Row{Name: fmt.Sprintf("relay, CPU per frame, %d connections", n), Unit: "x gorilla tuned echo", Goal: 1.4, Sides: "chatd %.2f µs, echo %.2f µs"},
+			&goals.Row{Name: fmt.Sprintf("relay, CPU per frame, %d connections", n), Unit: "x proxy", Goal: 0.65, Sides: "chatd %.2f µs, proxy %.2f µs"})
+	}
+	rows = append(rows,
+		&goals.Row{Name: "relay, Redis commands per frame", Goal: 0.0005, Note: "0 is the goal; beyond those of an idle time as long"},
+		&goals.Row{Name: "relay, allocations per frame", Goal: 0.01, Note: "0 is the goal; beyond those of an idle time as long"})
+	m, err := newFrames(s, p)
+	if err != nil {
+		goals.Fail(rows, err)
+		return rows
+	}
+	goals.Measure(w.ctx, p.Plan, os.Stderr, rows, m.once)
+	return rows
+}
+
+// frames is the stage of relayed.
+type frames struct {
+	*stage
+	plan  plan
+	sizes []size
+	idle  counts // of chatd, in the time of one measurement without frames
+}
+
+// size is each server with so many connections.
+type size struct{ chatd, tuned, proxy pair }
+
+func newFrames(s *stage, p plan) (*frames, error) {
+	f := &frames{stage: s, plan: p}
+	chatd, err := s.startChatd(chatdOptions{procs: 1})
+	if err != nil {
+		return nil, err
+	}
+	s.on = append(s.on, chatd.process)
+	tuned, err := s.startFloor("tuned", 1)
+	if err != nil {
+		return nil, err
+	}
+	s.on = append(s.on, tuned.process)
+	proxy, err := s.startFloor("proxy", 1, s.proxyArgs()...)
+	if err != nil {
+		return nil, err
+	}
+	s.on = append(s.on, proxy.process)
+	first := 0
+	for _, n := range p.connections {
+		var z size
+		for _, e := range []struct {
+			to  *pair
+			srv *server
+		}{{&z.chatd, chatd}, {&z.tuned, tuned}, {&z.proxy, proxy}} {
+			if *e.to, err = s.more(e.srv); err != nil {
+				return nil, err
+			}
+			if err := s.connect(*e.to, first, n, "open"); err != nil {
+				return nil, err
+			}
+		}
+		f.sizes, first = append(f.sizes, z), first+n
+	}
+	before, err := f.counts(chatd)
+	if err == nil {
+		err = s.pause(p.length)
+	}
+	if err != nil {
+		return nil, err
+	}
+	after, err := f.counts(chatd)
+	f.idle = after.less(before)
+	return f, err
+}
+
+// proxyArgs are how a proxy reaches the vault.
+func (w *world) proxyArgs() []string {
+	return []string{"-backend", w.echoAddr, "-backend-ca", w.caFile, "-cert", w.roleCert, "-key", w.roleKey, "-backend-name", uplink.VaultRole}
+}
+
+// counts are what Redis was asked, and Go allocated, so far.
+type counts struct{ redis, mallocs float64 }
+
+func (c counts) less(d counts) counts { return counts{c.redis - d.redis, c.mallocs - d.mallocs} }
+
+func (f *frames) counts(chatd *server) (c counts, err error) {
+	stats, err := f.redis.Info(f.ctx, "commandstats").Result()
+	if err != nil {
+		return c, err
+	}
+	c.redis = float64(calls(stats))
+	c.mallocs, err = chatd.metric(f.ctx, "go_memstats_mallocs_total")
+	return c, err
+}
+
+func (f *frames) once(_ context.Context, i int) ([]goals.Repetition, error) {
+	var out []goals.Repetition
+	var spent counts
+	relayed := 0.0
+	for _, z := range f.sizes {
+		var chatd, tuned, proxy float64
+		err := turns(i,
+			func() error {
+				if err := f.warm(z.chatd); err != nil {
+					return err
+				}
+				before, err := f.counts(z.chatd.server)
+				if err != nil {
+					return err
+				}
+				var a answer
+				if chatd, a, err = f.echo(z.chatd, f.plan.length); err != nil {
+					return err
+				}
+				after, err := f.counts(z.chatd.server)
+				used := after.less(before).less(f.idle)
+				spent.redis, spent.mallocs = spent.redis+max(0, used.redis), spent.mallocs+max(0, used.mallocs)
+				relayed += float64(a.Frames)
+				return err
+			},
+			func() (err error) { tuned, err = f.measure(z.tuned); return err },
+			func() (err error) { proxy, err = f.measure(z.proxy); return err },
+		)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, goals.Ratio(chatd, tuned), goals.Ratio(chatd, proxy))
+	}
+	return append(out,
+		goals.Repetition{Value: spent.redis / relayed, More: map[string]float64{"commands": spent.redis, "frames": relayed}},
+		goals.Repetition{Value: spent.mallocs / relayed, More: map[string]float64{"mallocs": spent.mallocs, "frames": relayed}}), nil
+}
+
+// warm lets connections wake up before they are measured.
+func (f *frames) warm(p pair) error {
+	_, _, err := f.echo(p, f.plan.length/4)
+	return err
+}
+
+func (f *frames) measure(p pair) (float64, error) {
+	if err := f.warm(p); err != nil {
+		return 0, err
+	}
+	perFrame, _, err := f.echo(p, f.plan.length)
+	return perFrame, err
+}
+
+// hop measures how much later a frame comes back through chatd and the vault than
+// from an echo, with one client.
+func hop(w *world, p plan) []*goals.Row {
+	s := &stage{world: w}
+	defer s.end()
+	rows := []*goals.Row{{
+		Name: "relay, latency that the hop adds, one client, p50", Unit: "x echo round trip", Goal: 1.5, Sides: "adds %.1f µs to %.1f µs",
+	}}
+	chatd, err := s.enter(s.startChatd(chatdOptions{procs: 1}))
+	if err == nil {
+		err = s.connect(chatd, 0, 1, "open")
+	}
+	if err != nil {
+		goals.Fail(rows, err)
+		return rows
+	}
+	echo, err := s.enter(s.startFloor("tuned", 1))
+	if err == nil {
+		err = s.connect(echo, 0, 1, "open")
+	}
+	if err != nil {
+		goals.Fail(rows, err)
+		return rows
+	}
+	goals.Measure(w.ctx, p.Plan, os.Stderr, rows, func(_ context.Context, i int) ([]goals.Repetition, error) {
+		var through, direct float64
+		err := turns(i,
+			func() (err error) { through, err = s.p50(chatd, p.length); return err },
+			func() (err error) { direct, err = s.p50(echo, p.length); return err })
+		return []goals.Repetition{goals.Ratio(through-direct, direct)}, err
+	})
+	return rows
+}
+
+func (s *stage) p50(p pair, d time.Duration) (float64, error) {
+	if _, _, err := s.echo(p, d/4); err != nil {
+		return 0, err
+	}
+	_, a, err := s.echo(p, d)
+	return a.P50, err
+}

@@ -1,0 +1,190 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/protocol/frame"
+)
+
+// vault is the role of a process that stands for vaultd at the other end of the
+// uplink, with its certificate: DATA comes back as it went. Answers are written
+// together, when nothing whole is left to read.
+//
+// What a vault works on, it may charge; so it counts what it worked on: each
+// OPEN, and each sequence number of a session when it first comes. A repeated
+// one is answered without work.
+type vault struct {
+	node frame.NodeID
+	work atomic.Int64
+
+	mu       sync.Mutex
+	sessions map[frame.SessionID]uint32 // the last sequence number
+}
+
+// runVault obeys as a vault. Beside the uplink it has a listener for proxies, with
+// mutual TLS too, where every message comes back on the connection that brought it.
+func runVault(ca, cert, key string) error {
+	config, err := vaultTLS(ca, cert, key)
+	if err != nil {
+		return err
+	}
+	v := &vault{node: frame.NodeID{1, 0, 0, 1}, sessions: map[frame.SessionID]uint32{}}
+	uplinks, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		return err
+	}
+	echoes, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		return err
+	}
+	go serve(uplinks, v.uplink)
+	go serve(echoes, echo)
+	return obey(func(o order) (answer, error) {
+		return answer{Addr: uplinks.Addr().String(), Echo: echoes.Addr().String(), Work: v.work.Load()}, nil
+	})
+}
+
+func vaultTLS(ca, cert, key string) (*tls.Config, error) {
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("no certificate of the authority")
+	}
+	own, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own},
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+	}, nil
+}
+
+func serve(l net.Listener, one func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			one(c)
+		}()
+	}
+}
+
+// echo is the backend of a proxy: messages after their length.
+func echo(c net.Conn) {
+	buf := make([]byte, 1024)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func (v *vault) uplink(c net.Conn) {
+	in := bufio.NewReaderSize(c, 64<<10)
+	buf := make([]byte, frame.MaxFrame)
+	out := frame.AppendEnvelope(nil, 0, frame.UplinkHello{Version: frame.UplinkVersion, Node: v.node, Fleet: chatdtest.Fleet})
+	for {
+		if len(out) > 0 && !whole(in) {
+			if _, err := c.Write(out); err != nil {
+				return
+			}
+			out = out[:0]
+		}
+		number, raw, err := frame.ReadEnvelope(in, buf)
+		if err != nil {
+			return
+		}
+		out, err = v.answer(out, number, raw)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// whole says whether an envelope can be read without waiting.
+func whole(in *bufio.Reader) bool {
+	const head = 4
+	if in.Buffered() < head {
+		return false
+	}
+	b, err := in.Peek(head)
+	return err == nil && in.Buffered() >= head+int(binary.BigEndian.Uint32(b))
+}
+
+func (v *vault) answer(out []byte, number uint32, raw []byte) ([]byte, error) {
+	if frame.Type(raw[0]) == frame.TData {
+		d, err := frame.ParseData(raw)
+		if err != nil {
+			return out, err
+		}
+		if !v.known(d) {
+			return frame.AppendEnvelope(out, number, frame.Refuse{Refused: frame.TData, Session: d.Session, Status: frame.NoSession}), nil
+		}
+		return frame.AppendRawEnvelope(out, number, raw), nil
+	}
+	f, err := frame.ParseUplink(raw)
+	if err != nil {
+		return out, err
+	}
+	switch f := f.(type) {
+	case frame.UplinkPing:
+		out = frame.AppendEnvelope(out, number, frame.UplinkPong{})
+	case frame.Open:
+		id := v.begin()
+		out = frame.AppendEnvelope(out, number, frame.Attach{Tag: f.Tag, Session: id})
+		out = frame.AppendEnvelope(out, number, frame.Data{Session: id, Payload: f.Payload})
+	case frame.Attach:
+		out = frame.AppendEnvelope(out, number, f)
+	case frame.Close:
+		v.mu.Lock()
+		delete(v.sessions, f.Session)
+		v.mu.Unlock()
+	}
+	return out, nil
+}
+
+func (v *vault) begin() (id frame.SessionID) {
+	io.ReadFull(rand.Reader, id[:]) // never fails (crypto/rand)
+	copy(id[:], v.node[:])
+	v.work.Add(1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sessions[id] = 0
+	return id
+}
+
+// known says whether the session is; a new sequence number is work.
+func (v *vault) known(d frame.Data) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	last, ok := v.sessions[d.Session]
+	if ok && d.Sequence > last {
+		v.sessions[d.Session] = d.Sequence
+		v.work.Add(1)
+	}
+	return ok
+}

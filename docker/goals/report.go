@@ -1,0 +1,85 @@
+package goals
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Report is what a benchmark leaves as JSON.
+type Report struct {
+	Began    time.Time         `json:"began"`
+	Machine  Machine           `json:"machine"`
+	Commit   string            `json:"commit"`
+	Versions map[string]string `json:"versions"`
+	Setting  map[string]any    `json:"setting,omitempty"` // what was the same for all rows
+	Rows     []*Row            `json:"rows"`
+}
+
+// Machine is where it was measured.
+type Machine struct {
+	CPU         string `json:"cpu"`
+	Cores       int    `json:"cores"`
+	Kernel      string `json:"kernel"`
+	LoadAverage string `json:"load_average"` // when the run began: who else was at work
+}
+
+// NewReport begins one.
+func NewReport(ctx context.Context) *Report {
+	return &Report{
+		Began:    time.Now().UTC(),
+		Commit:   said(ctx, "git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
+		Machine:  Machine{CPU: cpu(), Cores: runtime.NumCPU(), Kernel: said(ctx, "uname", "-sr"), LoadAverage: fileText("/proc/loadavg")},
+		Versions: map[string]string{"go": runtime.Version()},
+	}
+}
+
+// Head is a line for the top of the output.
+func (r *Report) Head() string {
+	return fmt.Sprintf("%s, %d cores, load average %s; commit %s", r.Machine.CPU, r.Machine.Cores, r.Machine.LoadAverage, r.Commit)
+}
+
+// Write writes the report.
+func (r *Report) Write(path string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// said is the first line that a command prints; nothing if there is none.
+func said(ctx context.Context, name string, args ...string) string {
+	out, err := exec.CommandContext(ctx, name, args...).Output()
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
+}
+
+func fileText(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func cpu() string {
+	for line := range strings.Lines(fileText("/proc/cpuinfo")) {
+		if name, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.Trim(name, " \t\n:")
+		}
+	}
+	return runtime.GOARCH
+}
