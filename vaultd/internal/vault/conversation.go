@@ -198,12 +198,15 @@ func (c *Conversation) updateStale(ctx context.Context, decide func(*record.Reco
 	if err != nil {
 		return err
 	}
+	before := stateOf(r)
 	next, write, err := decide(r)
 	if err != nil {
 		return err
 	}
 	if write {
-		if err := c.v.records.swap(ctx, c.id, version, next); !errors.Is(err, recordstore.ErrConflict) {
+		err := c.v.records.swap(ctx, c.id, version, next)
+		c.v.stored(err, before, next)
+		if !errors.Is(err, recordstore.ErrConflict) {
 			return err
 		}
 	} else if still, err := c.v.records.still(ctx, c.id, version); still || err != nil {
@@ -222,11 +225,13 @@ func (c *Conversation) decideLoaded(ctx context.Context, decide func(*record.Rec
 			copied := r.Clone()
 			r = &copied
 		}
+		before := stateOf(r)
 		next, write, err := decide(r)
 		if err != nil || !write {
 			return err
 		}
 		err = c.v.records.swap(ctx, c.id, version, next)
+		c.v.stored(err, before, next)
 		if !errors.Is(err, recordstore.ErrConflict) {
 			return err
 		}

@@ -68,6 +68,9 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 		return vaultmsg.Reply{Status: verdict.Status, Left: uint8(live.Left()), Until: verdict.Until}
 	}
 	// The charge is durable: from here on, and not before, the HSM may evaluate.
+	if verdict.Write { // else the same attempt goes on
+		c.v.cfg.Count(Charged)
+	}
 	reply := vaultmsg.Reply{Charged: true, Left: uint8(live.Left())}
 	ke2, err := c.generateKE2(ctx, a, &live, ke1)
 	if err != nil {
@@ -194,6 +197,9 @@ func (c *Conversation) restore(ctx context.Context, a *attempt) vaultmsg.Reply {
 	if verdict.Status != frame.OK {
 		c.dropAttempt()
 		return vaultmsg.Reply{Status: verdict.Status, Charged: true, Left: left}
+	}
+	if verdict.Write {
+		c.v.cfg.Count(Restored)
 	}
 	body := vaultmsg.Recovered{Generation: a.generation, Failures: failures}
 	body.Release = vaultmsg.SealRelease(a.sessionKey.Key, a.ID, wrap)

@@ -35,8 +35,10 @@ type Config struct {
 	// of them that take an account's last attempt; beyond: paced, uncharged. 0
 	// caps nothing.
 	MaxCharges, MaxLocks int
-	Now                  func() time.Time
-	Logger               *slog.Logger
+	// Count, if set, hears of each Event once it is stored. It must not block.
+	Count  func(Event)
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Vault is one node's vault. All methods are safe for concurrent use.
@@ -60,6 +62,9 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Count == nil {
+		cfg.Count = func(Event) {}
 	}
 	if cfg.AKE == 0 {
 		cfg.AKE = time.Minute
@@ -144,10 +149,12 @@ func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
 // and settles it.
 func (v *Vault) settle(ctx context.Context, id recordstore.ID) (changed bool, err error) {
 	r, version, err := v.records.load(ctx, id)
+	before := stateOf(r)
 	if err != nil || r == nil || !rules.Settle(r, v.cfg.Now(), v.cfg.Params) {
 		return false, err
 	}
 	err = v.records.swap(ctx, id, version, r)
+	v.stored(err, before, r)
 	if errors.Is(err, recordstore.ErrConflict) {
 		return false, nil
 	}

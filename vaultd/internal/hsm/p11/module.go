@@ -57,10 +57,11 @@ type attachment struct {
 	keys  keyring
 }
 
-// Stats counts since Open.
+// Stats is how the module stands, and what happened since Open.
 type Stats struct {
 	Recoveries uint64 // restarts of the module after a fault
 	Recycles   uint64 // restarts to free its memory
+	Idle, Busy int    // HSM sessions; none while the module is away
 }
 
 // Open loads the module, checks that it can do what the vault needs, logs in
@@ -99,7 +100,16 @@ func (m *Module) begin(ctx context.Context) error {
 
 // Stats may be called at any time.
 func (m *Module) Stats() Stats {
-	return Stats{m.recoveries.Load(), m.recycles.Load()}
+	s := Stats{Recoveries: m.recoveries.Load(), Recycles: m.recycles.Load()}
+	if !m.mu.TryLock() {
+		return s // attaching: it is away, and may hang
+	}
+	defer m.mu.Unlock()
+	if m.attached != nil {
+		s.Idle = len(m.attached.pool)
+		s.Busy = cap(m.attached.pool) - s.Idle
+	}
+	return s
 }
 
 // Close implements hsm.Module. It waits for the calls in flight.
