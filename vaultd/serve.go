@@ -44,8 +44,8 @@ type serveCmd struct {
 	ReplaceDelay time.Duration `name:"replace-delay" default:"72h" help:"How long a claim to replace or delete takes to ripen."`
 	ClaimWindow  time.Duration `name:"claim-window" default:"168h" help:"How long a ripe claim may be used."`
 	Pacing       bool          `default:"true" negatable:"" help:"Slow failures down on devices other than the owner's, from the sixth on."`
-	MaxCharges   int           `name:"max-charges-per-hour" default:"100000" help:"Attempts charged on this node in an hour; beyond: paced, uncharged. 0: no cap."`
-	MaxLocks     int           `name:"max-locks-per-hour" default:"1000" help:"Accounts that may lose their last attempt on this node in an hour; beyond: paced, uncharged. 0: no cap."`
+	MaxCharges   int           `name:"max-charges-per-hour" default:"100000" help:"Attempts charged in an hour by all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
+	MaxLocks     int           `name:"max-locks-per-hour" default:"1000" help:"Accounts that may lose their last attempt in an hour, at all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
 	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed; at most 5m."`
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`

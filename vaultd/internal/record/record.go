@@ -27,6 +27,10 @@ const (
 	Destroyed State = 2 // ten wrong passwords
 	Deleted   State = 3 // by a device or an operator
 	Decoy     State = 4 // belongs to no account: written where an answer writes nothing
+	// Permits is the fleet's one record of what its nodes have leased in an hour:
+	// RegisteredAt is when the hour began, Replaced how many charges, and
+	// ReplacedFailures how many last charges.
+	Permits State = 5
 )
 
 // Record is one account's record. Times are Unix seconds, 0 for never.

@@ -2,6 +2,9 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"time"
 
 	"chatvault/protocol/ticket"
 	"chatvault/vaultd/internal/hsm"
@@ -24,4 +27,27 @@ func Stored(fleet string, store recordstore.Store, module hsm.Module, a ticket.A
 // RecordID is where an account's record is stored.
 func RecordID(module hsm.Module, a ticket.Account) (recordstore.ID, error) {
 	return (&records{hsm: module}).accountID(context.Background(), a)
+}
+
+// Node is a vault node's share in the fleet's caps, by itself.
+type Node struct{ p *permits }
+
+// NewNode makes one that caps charges only.
+func NewNode(store recordstore.Store, module hsm.Module, now func() time.Time, charges int) Node {
+	s := &records{fleet: "test", epoch: 1, store: store, hsm: module}
+	return Node{newPermits(s, now, slog.New(slog.DiscardHandler), charges, 0)}
+}
+
+// Charge takes a permit as a charge does: ok, or paced until the time told.
+func (n Node) Charge(ctx context.Context) (ok bool, until uint64, err error) {
+	for {
+		if err := n.p.ready(ctx); err != nil {
+			return false, 0, err
+		}
+		_, until, err := n.p.take(permitCharge)
+		if errors.Is(err, errNoPermit) {
+			continue
+		}
+		return err == nil, until, nil
+	}
 }

@@ -36,6 +36,7 @@ type world struct {
 	hsm    *watchedHSM
 	store  *recordstore.Faulty
 	issuer ed25519.PrivateKey
+	cfg    vault.Config
 
 	mu  sync.Mutex // guards now
 	now time.Time
@@ -79,7 +80,24 @@ func newWorld(t *testing.T, change ...func(*vault.Config)) *world {
 	if w.vault, err = vault.New(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
+	w.cfg = cfg
 	return w
+}
+
+// beside is another vault node of the same fleet, on the same store, with a clock of
+// its own.
+func (w *world) beside(change ...func(*vault.Config)) *world {
+	w.t.Helper()
+	o := &world{t: w.t, hsm: w.hsm, store: w.store, issuer: w.issuer, now: w.clock(), cfg: w.cfg}
+	o.cfg.Now = o.clock
+	for _, f := range change {
+		f(&o.cfg)
+	}
+	var err error
+	if o.vault, err = vault.New(w.t.Context(), o.cfg); err != nil {
+		w.t.Fatal(err)
+	}
+	return o
 }
 
 func (w *world) clock() time.Time {

@@ -42,7 +42,6 @@ type cut struct {
 type powerCuts struct {
 	t    *testing.T
 	w    *world
-	cfg  vault.Config // to open the vault again with
 	mem  *vfs.MemFS
 	rng  *rand.Rand
 	id   recordstore.ID // anna's
@@ -96,7 +95,6 @@ func newPowerCuts(t *testing.T, wrap func(vfs.FS) vfs.FS) *powerCuts {
 	}))
 	p.w = newWorld(t, func(c *vault.Config) {
 		c.Store.(*recordstore.Faulty).Store = watchedStore{openPebble(t, fs), p}
-		p.cfg = *c
 	})
 	t.Cleanup(func() { p.w.store.Store.(watchedStore).Close() })
 	var err error
@@ -205,14 +203,9 @@ func (p *powerCuts) check(c cut) string {
 // recovers is the mirror: whoever types the right password gets the key. If that
 // was under way, the same blind goes on, though no attempt is left.
 func (p *powerCuts) recovers(store recordstore.Store, r *record.Record) string {
-	w := &world{t: p.t, issuer: p.w.issuer, now: p.w.clock(), hsm: &watchedHSM{Module: p.w.hsm.Module}}
-	w.hsm.charges = func() (string, int) { return "", 0 }
-	cfg := p.cfg
-	cfg.Store, cfg.HSM, cfg.Now = store, w.hsm, w.clock
-	var err error
-	if w.vault, err = vault.New(p.t.Context(), cfg); err != nil {
-		return err.Error()
-	}
+	watch := &watchedHSM{Module: p.w.hsm.Module, charges: func() (string, int) { return "", 0 }}
+	w := p.w.beside(func(c *vault.Config) { c.Store, c.HSM = store, watch })
+	w.hsm = watch
 	phone := w.phone("anna")
 	a := phone.try(password(r.Generation))
 	if p.open != nil {

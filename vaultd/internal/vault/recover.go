@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"chatvault/protocol/frame"
 	"chatvault/protocol/opaque"
@@ -23,45 +22,11 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	}
 	c.dropAttempt()
 	a := &attempt{Attempt: rules.Attempt{Device: c.device}, ends: c.v.cfg.Now().Add(c.v.cfg.AKE)}
-	var live record.Record
-	var verdict rules.Verdict
-	var taken tokens
-	var idle sync.WaitGroup
-	refused := sync.OnceFunc(func() {
-		// At once, while a Load confirms what may have been stale: else a refusal
-		// took longer than a charge, by that Load (A11).
-		idle.Go(func() { _ = c.v.decoys.write(ctx, c.v, c.account, false) })
-	})
-	defer idle.Wait()
-	err = c.updateStale(ctx, func(r *record.Record) (*record.Record, bool, error) {
-		taken.give() // those of a try that lost its swap
-		if r != nil {
-			a.generation = r.Generation
-			a.ID = vaultmsg.AttemptID(r.Generation, c.device, ke1.BlindedMessage)
-		}
-		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
-		if verdict.Status == frame.OK && verdict.Write {
-			if until, ok := taken.take(c.v, r); !ok {
-				// Not stored: uncharged.
-				verdict = rules.Verdict{Status: frame.Paced, Until: uint64(until.Unix())}
-				r.Charges--
-			}
-		}
-		live = record.Record{}
-		if r != nil {
-			live = *r
-		}
-		if verdict.Status != frame.OK && !verdict.Write {
-			refused()
-		}
-		return r, verdict.Write, nil
-	})
+	live, verdict, err := c.charge(ctx, a, ke1.BlindedMessage)
 	if err != nil {
-		// Not given back: the charge may stand.
 		return c.chargeInDoubt(ctx, a, err)
 	}
 	if verdict.Status != frame.OK {
-		idle.Wait()
 		c.v.pretend(ctx, c.account, ke1)
 		a.refused, a.until = verdict.Status, verdict.Until
 		c.attempt = a
@@ -85,30 +50,69 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	return reply
 }
 
-// tokens are what a charge takes of the node's caps.
-type tokens struct{ from []*hourly }
-
-// take takes what charging r costs, r being as it is after the charge.
-func (t *tokens) take(v *Vault, r *record.Record) (until time.Time, ok bool) {
-	caps := []*hourly{v.charges}
-	if r.Left() == 0 {
-		caps = append(caps, v.lastCharges)
-	}
-	for _, h := range caps {
-		if until, ok = h.take(v.cfg.Now()); !ok {
-			t.give()
-			return until, false
+// charge charges the attempt, or finds why not; live is the record as it is then.
+func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte) (live record.Record, verdict rules.Verdict, err error) {
+	noLease := c.v.permits.ready(ctx)
+	var taken taken
+	var idle sync.WaitGroup
+	defer idle.Wait()
+	refused := sync.OnceFunc(func() {
+		// At once, while a Load confirms what may have been stale: else a refusal
+		// took longer than a charge, by that Load (A11).
+		idle.Go(func() { _ = c.v.decoys.write(ctx, c.v, c.account, false) })
+	})
+	decide := func(r *record.Record) (*record.Record, bool, error) {
+		taken.give() // what a try took that lost its swap
+		if r != nil {
+			a.generation = r.Generation
+			a.ID = vaultmsg.AttemptID(r.Generation, c.device, blinded)
 		}
-		t.from = append(t.from, h)
+		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
+		if verdict.Status == frame.OK && verdict.Write {
+			var until uint64
+			var err error
+			taken, until, err = c.v.permits.take(kindsOf(r)...)
+			switch {
+			case errors.Is(err, errSpent):
+				// Not stored: uncharged.
+				verdict = rules.Verdict{Status: frame.Paced, Until: until}
+				r.Charges--
+			case err != nil:
+				return nil, false, err
+			}
+		}
+		live = record.Record{}
+		if r != nil {
+			live = *r
+		}
+		if verdict.Status != frame.OK && !verdict.Write {
+			refused()
+		}
+		return r, verdict.Write, nil
 	}
-	return time.Time{}, true
+	for {
+		// What was taken is not given back after a failure: the charge may stand.
+		err := c.updateStale(ctx, decide)
+		if !errors.Is(err, errNoPermit) {
+			return live, verdict, err
+		}
+		if noLease == nil {
+			noLease = ctx.Err()
+		}
+		if noLease != nil {
+			// Without %w: that a lease may have been stored is no doubt about the charge.
+			return live, verdict, fmt.Errorf("%w: %v", errNoPermit, noLease)
+		}
+		noLease = c.v.permits.ready(ctx) // others were faster
+	}
 }
 
-func (t *tokens) give() {
-	for _, h := range t.from {
-		h.give()
+// kindsOf says what permits charging r takes, r being as it is after the charge.
+func kindsOf(r *record.Record) []permitKind {
+	if r.Left() == 0 {
+		return []permitKind{permitCharge, permitLast}
 	}
-	t.from = nil
+	return []permitKind{permitCharge}
 }
 
 func (c *Conversation) generateKE2(ctx context.Context, a *attempt, r *record.Record, ke1 opaque.KE1) (opaque.KE2, error) {

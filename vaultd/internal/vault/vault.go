@@ -31,9 +31,9 @@ type Config struct {
 	AKE      time.Duration // how long a KE3 may follow its KE2; 60 s
 	Pending  time.Duration // how long a registration may be finished; 10 min
 	MaxStart int           // registrations in progress on this node; 10,000
-	// MaxCharges and MaxLocks cap the charges of this node in an hour, and those
-	// of them that take an account's last attempt; beyond: paced, uncharged. 0
-	// caps nothing.
+	// MaxCharges and MaxLocks cap the fleet's charges in an hour, and those of them
+	// that take an account's last attempt; beyond: paced, uncharged. The same on
+	// all nodes of a store. 0 caps nothing.
 	MaxCharges, MaxLocks int
 	// Count, if set, hears of each Event once it is stored. It must not block.
 	Count  func(Event)
@@ -49,8 +49,7 @@ type Vault struct {
 	serverPublic []byte // the OPAQUE key, compressed, 33 bytes
 	decoy        decoy
 	decoys       decoys
-	charges      *hourly
-	lastCharges  *hourly            // those after which no attempt is left
+	permits      *permits
 	locks        [256]chan struct{} // by record id: spares colliding swaps, guards nothing
 }
 
@@ -82,8 +81,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
-	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart),
-		charges: newHourly(cfg.MaxCharges), lastCharges: newHourly(cfg.MaxLocks)}
+	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart)}
 	for i := range v.locks {
 		v.locks[i] = make(chan struct{}, 1)
 	}
@@ -91,6 +89,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
 	v.records = &records{fleet: cfg.Fleet, epoch: cfg.Epoch, store: cfg.Store, hsm: cfg.HSM}
+	v.permits = newPermits(v.records, cfg.Now, cfg.Logger, cfg.MaxCharges, cfg.MaxLocks)
 	if v.decoy, err = newDecoy(ctx, cfg.HSM); err != nil {
 		return nil, fmt.Errorf("decoy key: %w", err)
 	}

@@ -306,36 +306,6 @@ func TestPacingOffTheOwnerDevice(t *testing.T) { // A19
 	want(t, "and the count begins anew", w.phone("anna").recover("0000"), frame.WrongPassword, 9)
 }
 
-// TestCapsOfTheNode: a corrupted relay with many tickets burns attempts and keys no
-// faster than the caps allow, and what they stop is uncharged.
-func TestCapsOfTheNode(t *testing.T) {
-	w := newWorld(t, func(c *vault.Config) { c.MaxCharges, c.MaxLocks = 21, 1 })
-	for _, sub := range []string{"anna", "bob", "carl"} {
-		w.phone(sub).register(vaultmsg.PurposeRegister, 0, "1234")
-	}
-	guess := func(sub string, n int) vaultmsg.Reply {
-		p := w.phone(sub)
-		for range n - 1 {
-			p.recover("0000")
-		}
-		return p.recover("0000")
-	}
-	want(t, "anna's tenth", guess("anna", 10), frame.Destroyed, 0)
-	want(t, "bob's ninth", guess("bob", 9), frame.WrongPassword, 1)
-	bob := w.phone("bob")
-	r := bob.try("0000").ke1()
-	if r.Status != frame.Paced || r.Charged || r.Left != 1 || r.Until <= uint64(w.clock().Unix()) {
-		t.Fatalf("bob's tenth, beyond the cap on last attempts: %+v", r)
-	}
-	want(t, "carl's second", guess("carl", 2), frame.WrongPassword, 8)
-	if r := w.phone("carl").try("0000").ke1(); r.Status != frame.Paced || r.Charged || r.Left != 8 {
-		t.Fatalf("carl's third, beyond the cap on charges: %+v", r)
-	}
-	w.pass(time.Hour)
-	bob.session()
-	want(t, "an hour later, the right password", bob.recover("1234"), frame.OK, 10)
-}
-
 func TestNobodyButTheTicketedDevice(t *testing.T) { // A2, A15
 	w := newWorld(t)
 	p := w.phone("anna")
