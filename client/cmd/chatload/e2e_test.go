@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func start(t *testing.T) target {
 	}
 	s, err := stack.Start(ctx, stack.Options{Dir: t.TempDir(), BinDir: bin, ChatdArgs: []string{
 		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off",
-		"--auth-timeout", "1s", "--ping", "1s", "--drain", "1s",
+		"--auth-timeout", "1s", "--ping", "1s", "--drain", "1s", "--admin", "127.0.0.1:0",
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -47,6 +48,39 @@ func start(t *testing.T) target {
 		}
 	})
 	return target{s, t}
+}
+
+// comesBack starts chatd again when somebody has ended it.
+func (tg target) comesBack() error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for tg.Chatd.Running() {
+		<-tick.C
+	}
+	_ = tg.Chatd.Kill() // it has ended: this only forgets it
+	return tg.Chatd.Start(tg.t.Context())
+}
+
+// metrics is the page of the relay's metrics.
+func (tg target) metrics() string {
+	tg.t.Helper()
+	log, err := tg.Chatd.Logs()
+	if err != nil {
+		tg.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`"msg":"admin","address":"([^"]+)"`).FindSubmatch(log)
+	if m == nil {
+		tg.t.Fatal("chatd has no admin listener")
+	}
+	return "chatd=http://" + string(m[1]) + "/metrics"
+}
+
+// TestMain is the program itself when it is started as one of its processes.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		main()
+	}
+	os.Exit(m.Run())
 }
 
 // chatload runs a command line as typed, and returns what it printed.
@@ -105,6 +139,7 @@ func scenarios(t *testing.T, tg target) {
 		{"idle", []string{"--rate", "100", "--connections", "10", "--duration", "1500ms", "--local-addrs", "127.0.0.2-127.0.0.4"},
 			expect{"connect": {"ok": 10}, "ping": {"ok": 10}}},
 		{"echo", []string{"--rate", "30", "--connections", "3", "--duration", "1s"}, expect{"authorise": {"ok": 3}, "echo": {"ok": 30}}},
+		{"echo", []string{"--rate", "30", "--connections", "5", "--duration", "1s", "--processes", "2"}, expect{"authorise": {"ok": 5}, "echo": {"ok": 30}}},
 		{"register", []string{"--rate", "2", "--duration", "1s"}, expect{"register": {"ok": 2}}},
 		{"recover", []string{"--rate", "3", "--accounts", "1", "--duration", "1s"}, expect{"recover": {"ok": 3}}},
 		{"wrong", []string{"--rate", "10", "--duration", "1s"},
@@ -112,6 +147,10 @@ func scenarios(t *testing.T, tg target) {
 		{"storm", []string{"--rate", "100", "--connections", "10", "--every", "500ms", "--duration", "1s"},
 			expect{"connect": {"ok": 10}, "reconnect": {"ok": 20}}},
 		{"slow", []string{"--rate", "10", "--connections", "3", "--duration", "1s"}, expect{"slow-reader": {"held": 3}, "probe": {"ok": 5}}},
+		{"slowloris", []string{"--rate", "10", "--connections", "4", "--duration", "8s"},
+			expect{"slowloris": {"cut_auth": 2, "cut_request": 2}, "probe": {"ok": 10}}},
+		{"ping-flood", []string{"--rate", "10", "--connections", "3", "--duration", "3s"}, expect{"ping-flood": {"cut": 3}, "probe": {"ok": 5}}},
+		{"sessions", []string{"--rate", "10", "--connections", "3", "--duration", "1s"}, expect{"sessions": {"some_busy": 3}, "probe": {"ok": 5}}},
 		{"half-open", []string{"--rate", "40", "--connections", "8", "--duration", "5s"},
 			expect{"half-open": {"cut_upgraded": 2, "cut_vanished": 2}, "probe": {"ok": 10}}},
 		{"garbage", []string{"--rate", "22", "--duration", "1s"}, expect{"garbage": {"refused_text": 2, "closed_oversized": 2,
@@ -120,9 +159,9 @@ func scenarios(t *testing.T, tg target) {
 		t.Run(c.scenario, func(t *testing.T) {
 			t.Parallel()
 			tg := target{tg.Stack, t}
-			r, _ := tg.run(t.Context(), 0, c.scenario, append(c.args, "--server", "chatd="+strconv.Itoa(tg.Chatd.PID()))...)
+			r, _ := tg.run(t.Context(), 0, c.scenario, append(c.args, "--server", "chatd="+strconv.Itoa(tg.Chatd.PID()), "--metrics", tg.metrics())...)
 			c.want.check(t, r)
-			if len(r.Servers) != 1 || r.Servers[0].RSSAfter == 0 {
+			if len(r.Servers) != 2 || r.Servers[0].RSSAfter == 0 || r.Servers[1].GoroutinesAfter < 5 || r.Servers[1].Events[`chatd_events_total{event="connections"}`] == 0 {
 				t.Errorf("of chatd: %+v", r.Servers)
 			}
 		})
@@ -180,6 +219,19 @@ func story(t *testing.T, tg target) {
 			t.Errorf("interrupted %v after %v s, %d connections", r.Interrupted, r.Seconds, r.Op("connect").Good())
 		}
 	})
+	t.Run("the relay drains", func(t *testing.T) {
+		tg := target{tg.Stack, t}
+		restarted := make(chan error, 1)
+		go func() { restarted <- tg.comesBack() }()
+		r, _ := tg.run(t.Context(), 0, "drain", "--rate", "100", "--connections", "6", "--processes", "2", "--duration", "5s",
+			"--drain-pid", strconv.Itoa(tg.Chatd.PID()))
+		if err := <-restarted; err != nil {
+			t.Fatal(err)
+		}
+		if told, back := r.Op("told"), r.Op("comeback"); told == nil || told.Good() != 6 || back == nil || back.Good() != 6 {
+			t.Errorf("told: %+v, came back: %+v", told, back)
+		}
+	})
 	t.Run("the relay restarts", func(t *testing.T) {
 		tg := target{tg.Stack, t}
 		restarted := make(chan error, 1)
@@ -234,6 +286,9 @@ func TestUsage(t *testing.T) {
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--rate", "0"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--ksf", "1,1,1"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--server", "me"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--metrics", "me"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--processes", "0"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--processes", "3", "--connections", "2"},
 		{"tickets", "--out", "x"}, {"merge", "x"}, {"compare", "x"},
 	} {
 		if code, _, errs := tg.chatload(t.Context(), args...); code != 2 || errs == "" {

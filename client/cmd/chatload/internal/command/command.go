@@ -21,10 +21,14 @@ const description = `Puts load on a relay and the vault behind it, and measures.
 
   chatload scenarios
   chatload run echo --url ws://127.0.0.1:8080/v1/ws --fleet pins.json --issuer-key issuer.key --iss https://app.dev --rate 50 --duration 30s --out echo --slo 'echo.p99<20ms'
+  chatload run idle … --connections 50000 --rate 1000 --processes 4 --metrics http://127.0.0.1:9090/metrics
+  chatload run drain … --connections 5000 --rate 500 --duration 2m --drain-pid "$(pidof chatd)"
   chatload compare before/result.json after/result.json
   chatload merge --out both machine1/result.json machine2/result.json
 
-The load is open: operations start when they are due, whatever became of those before. Latency "by schedule" counts from then. All of it comes from few addresses: lift the relay's limits (chatd serve --limit ConnectionsPerIP=off), or spread it with --local-addrs.
+The load is open: operations start when they are due, whatever became of those before. Latency "by schedule" counts from then, so that a stall of the relay is not hidden by asking less; "by service" counts from the start. Where the two part, the rate is more than the relay, or chatload, can do; then chatload says which of them was the bottleneck.
+
+All of it comes from few addresses: lift the relay's limits (chatd serve --limit ConnectionsPerIP=off), or spread it with --local-addrs. One process has as many connections as it may have descriptors, and about 28,000 for each source address: --processes and --local-addrs give more.
 
 Only for relays and vaults that are yours: the scenarios register accounts, and destroy keys.
 
@@ -40,6 +44,7 @@ type grammar struct {
 	Tickets   ticketsCmd         `cmd:"" help:"Make devices and tickets with an issuer's key, for --tickets of run."`
 	Compare   compareCmd         `cmd:"" help:"Compare two results."`
 	Merge     mergeCmd           `cmd:"" help:"Merge the results of generators that ran at the same time."`
+	Worker    workerCmd          `cmd:"" hidden:""`
 	Version   cmdline.VersionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -114,6 +119,8 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 	return nil
 }
 
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
 // summary writes what people want to know first.
 func summary(w io.Writer, r *result.Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -130,6 +137,16 @@ func summary(w io.Writer, r *result.Result) error {
 		if len(op.Outcomes) > 1 || op.Failed > 0 {
 			fmt.Fprintf(w, "%s: %v\n", op.Name, op.Outcomes)
 		}
+	}
+	for _, s := range r.Servers {
+		fmt.Fprintf(w, "%s: memory %.1f MiB before, %.1f after, CPU %.2f s", s.Name, mib(s.RSSBefore), mib(s.RSSAfter), s.CPU)
+		if s.ConnectionsMax > 0 {
+			fmt.Fprintf(w, ", at most %d connections", s.ConnectionsMax)
+		}
+		if s.PerConnection > 0 {
+			fmt.Fprintf(w, " of %.1f KiB", float64(s.PerConnection)/1024)
+		}
+		fmt.Fprintln(w)
 	}
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", warning)

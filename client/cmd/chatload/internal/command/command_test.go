@@ -1,7 +1,9 @@
 package command
 
 import (
-	"os"
+	"fmt"
+	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ func TestGlance(t *testing.T) {
 		op.Begin(now)
 	}
 	run.Hold(7)
-	line := glance(run, time.Minute)
+	line := glance(run.Glances, 0, time.Minute)
 	if !strings.Contains(line, "0s/1m0s  7 held | authorise 1/3 flying 1 failed 1 p50 1000 p99 1000 ms | echo") || len(line) > maxLine {
 		t.Errorf("%q", line)
 	}
@@ -32,7 +34,7 @@ func TestGlance(t *testing.T) {
 
 func TestWatchStaysSilentWithoutTerminal(t *testing.T) {
 	var b strings.Builder
-	watch(&b, measure.New(time.Now(), time.Second), time.Second, false)()
+	watch(&b, measure.New(time.Now(), time.Second).Glances, time.Second, false)()
 	if b.Len() != 0 {
 		t.Errorf("%q", b.String())
 	}
@@ -59,47 +61,111 @@ func TestParseKSF(t *testing.T) {
 
 // The generator says when it was itself what was measured.
 func TestWarns(t *testing.T) {
-	op := func(code string) *result.Op {
-		return &result.Op{Name: "connect", Errors: map[string]int64{code: 1}}
+	fine := result.Machine{CPUs: 4, LagP99: 19, CPUsUsed: 3, Busy: 0.9}
+	failing := func(code string) *result.Result {
+		return &result.Result{Machines: []result.Machine{fine}, Ops: []*result.Op{{Name: "connect", Errors: map[string]int64{code: 1}}}}
 	}
 	for _, c := range []struct {
-		name  string
-		op    *result.Op
-		waits int64
-		lag   float64
-		want  string
+		name string
+		r    *result.Result
+		want string
 	}{
-		{"late", op("x"), 0, 21, "is itself the bottleneck"},
-		{"no room", op("x"), 3, 1, "3 arrivals waited"},
-		{"descriptors", op(load.CodeNoDescriptors), 0, 1, "ulimit -n"},
-		{"ports", op(load.CodeNoPorts), 0, 1, "--local-addrs"},
-		{"phones", op(load.CodeNoPhones), 0, 1, "chatload tickets"},
-		{"well", op("timeout"), 0, 19, ""},
+		{"late", &result.Result{Machines: []result.Machine{fine, {LagP99: 21}}}, "operations late (99th percentile 21 ms)"},
+		{"CPU", &result.Result{Machines: []result.Machine{fine, fine}}, "used 6.0 of this machine's 4 CPUs"},
+		{"busy", &result.Result{Machines: []result.Machine{{CPUs: 4, Busy: 0.99}}}, "busy to 99 %"},
+		{"no room", &result.Result{Machines: []result.Machine{{CPUs: 1, Waits: 3}}}, "3 arrivals waited"},
+		{"descriptors", failing(load.CodeNoDescriptors), "ulimit -n"},
+		{"ports", failing(load.CodeNoPorts), "--local-addrs"},
+		{"phones", failing(load.CodeNoPhones), "chatload tickets"},
+		{"well", failing("timeout"), ""},
 	} {
-		r := &result.Result{Ops: []*result.Op{c.op}}
-		warn(r, c.waits, c.lag)
-		if got := strings.Join(r.Warnings, "\n"); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+		warn(c.r)
+		if got := strings.Join(c.r.Warnings, "\n"); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q", c.name, got)
 		}
 	}
 }
 
-func TestServers(t *testing.T) {
-	if _, err := os.Stat("/proc/self/stat"); err == nil {
-		me := server{"me", os.Getpid()}
-		u, err := me.usage()
-		if err != nil || u.rss < 1<<20 || u.cpu < 0 || u.cpu > 3600 {
-			t.Errorf("this process: %+v, %v", u, err)
-		}
-	}
+func TestTargets(t *testing.T) {
 	for _, bad := range []string{"", "chatd", "chatd=", "=1", "chatd=x", "chatd=-1", "chatd=999999999"} {
-		if _, err := parseServers([]string{bad}); err == nil {
-			t.Errorf("%q was accepted", bad)
+		if _, err := parseTargets([]string{bad}, nil); err == nil {
+			t.Errorf("process %q was accepted", bad)
 		}
 	}
-	s := []server{{"a", 1}, {"b", 2}}
-	got := compareSamples(s, []used{{1, 2, true}, {1, 2, true}}, []used{{5, 3.5, true}, {}})
-	if len(got) != 1 || got[0] != (result.Server{Name: "a", RSSBefore: 1, RSSAfter: 5, CPU: 1.5}) {
-		t.Errorf("%+v", got)
+	for _, bad := range []string{"", "chatd", "127.0.0.1:9090", "ftp://a/metrics", "a=b=http://x"} {
+		if _, err := parseTargets(nil, []string{bad}); err == nil {
+			t.Errorf("page %q was accepted", bad)
+		}
+	}
+}
+
+// Several processes share everything, and lose nothing.
+func TestParts(t *testing.T) {
+	for _, n := range []int{0, 1, 5, 100} {
+		sum := 0
+		for i := range 3 {
+			sum += part{i, 3}.share(n)
+		}
+		if sum != n || (part{}).share(n) != n {
+			t.Errorf("%d became %d", n, sum)
+		}
+	}
+	addrs := func(relay string, of int, texts ...string) string {
+		c := runCmd{URL: []string{relay}}
+		var all []netip.Addr
+		for _, text := range texts {
+			all = append(all, netip.MustParseAddr(text))
+		}
+		var out []string
+		for i := range of {
+			c.part = part{i, of}
+			out = append(out, fmt.Sprint(c.addresses(all)))
+		}
+		return strings.Join(out, " ")
+	}
+	for _, c := range []struct{ got, want string }{
+		{addrs("wss://relay.example/v1/ws", 2), "[] []"},
+		{addrs("wss://relay.example/v1/ws", 2, "10.0.0.1", "10.0.0.2", "10.0.0.3"), "[10.0.0.1 10.0.0.3] [10.0.0.2]"},
+		{addrs("wss://relay.example/v1/ws", 2, "10.0.0.1"), "[10.0.0.1] [10.0.0.1]"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s, want %s", c.got, c.want)
+		}
+	}
+	if runtime.GOOS == "linux" {
+		if got := addrs("ws://127.0.0.1:1/v1/ws", 2); got != "[127.0.1.1] [127.0.1.2]" {
+			t.Errorf("on loopback: %s", got)
+		}
+	}
+}
+
+// More connections than a process may have are refused with the way out.
+func TestFits(t *testing.T) {
+	if descriptors() == 0 {
+		return // nobody knows here
+	}
+	c := runCmd{Scenario: "idle", Connections: descriptors(), Processes: 1}
+	err := c.fits(load.Config{Connections: c.Connections})
+	if err == nil || !strings.Contains(err.Error(), "--processes 2") {
+		t.Errorf("%v", err)
+	}
+	c.Processes = 2
+	if err := c.fits(load.Config{Connections: c.Connections}); err != nil {
+		t.Errorf("the leading process holds none: %v", err)
+	}
+	c.part = part{0, 2}
+	if err := c.fits(load.Config{Connections: c.part.share(c.Connections)}); err != nil {
+		t.Errorf("half of them: %v", err)
+	}
+}
+
+// What several processes say of themselves adds up.
+func TestTogether(t *testing.T) {
+	a := &worker{last: word{Held: 2, Ops: []measure.Glance{{Name: "echo", Offered: 5, Done: 4, Failed: 1, Flying: 1, P50: 3, P99: 9}}}}
+	b := &worker{last: word{Held: 3, Ops: []measure.Glance{{Name: "connect", Offered: 1}, {Name: "echo", Offered: 7, Done: 7, P50: 2, P99: 10}}}}
+	ops, held := together([]*worker{a, b})
+	want := measure.Glance{Name: "echo", Offered: 12, Done: 11, Failed: 1, Flying: 1, P50: 3, P99: 10}
+	if held != 5 || len(ops) != 2 || ops[0] != want {
+		t.Errorf("%d held, %+v", held, ops)
 	}
 }

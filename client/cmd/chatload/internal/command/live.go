@@ -18,13 +18,17 @@ const repaint = 500 * time.Millisecond
 // maxLine is how long its line may be, so that no terminal wraps it.
 const maxLine = 118
 
+// view is what the live view shows: the operations, and the connections held.
+type view func() (ops []measure.Glance, held int64)
+
 // watch paints one line over and over while the run goes on, if w is a
 // terminal. Call stop before anything else is written.
-func watch(w io.Writer, run *measure.Run, length time.Duration, quiet bool) (stop func()) {
+func watch(w io.Writer, v view, length time.Duration, quiet bool) (stop func()) {
 	f, ok := w.(*os.File)
 	if quiet || !ok || !term.IsTerminal(int(f.Fd())) {
 		return func() {}
 	}
+	start := time.Now()
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -36,7 +40,7 @@ func watch(w io.Writer, run *measure.Run, length time.Duration, quiet bool) (sto
 				fmt.Fprint(w, "\r\x1b[2K")
 				return
 			case <-tick.C:
-				fmt.Fprint(w, "\r\x1b[2K"+glance(run, length))
+				fmt.Fprint(w, "\r\x1b[2K"+glance(v, time.Since(start), length))
 			}
 		}
 	}()
@@ -47,10 +51,10 @@ func watch(w io.Writer, run *measure.Run, length time.Duration, quiet bool) (sto
 }
 
 // glance is the line: time, connections, and each operation.
-func glance(run *measure.Run, length time.Duration) string {
+func glance(v view, since, length time.Duration) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v/%v", time.Since(run.Start()).Round(time.Second), length.Round(time.Second))
-	ops, held := run.Glances()
+	fmt.Fprintf(&b, "%v/%v", since.Round(time.Second), length.Round(time.Second))
+	ops, held := v()
 	if held > 0 {
 		fmt.Fprintf(&b, "  %d held", held)
 	}

@@ -1,23 +1,44 @@
 package command
 
 import (
-	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
+	"time"
 
+	"chatvault/client/cmd/chatload/internal/measure"
+	"chatvault/client/cmd/chatload/internal/observe"
 	"chatvault/client/cmd/chatload/internal/result"
-	"chatvault/protocol/cmdline"
 )
 
-// machine describes where this runs.
-func machine(version string, lag99, lagMax float64) result.Machine {
+// effort is what generating load costs this machine, from its begin on.
+type effort struct {
+	began       time.Time
+	own         float64 // CPU seconds of this process
+	idle, total float64 // of the machine
+}
+
+func beginEffort() effort {
+	e := effort{began: time.Now(), own: ownCPU()}
+	e.idle, e.total, _ = observe.Idle()
+	return e
+}
+
+// machine describes where this runs, and how busy it was.
+func (e effort) machine(version string, run *measure.Run) result.Machine {
 	host, _ := os.Hostname() // a report without it is as good
-	return result.Machine{
-		Host: host, CPU: cpuModel(), CPUs: runtime.NumCPU(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Version: version, LagP99: lag99, LagMax: lagMax,
+	m := result.Machine{
+		Host: host, CPU: cpuModel(), CPUs: runtime.NumCPU(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Version: version,
 	}
+	m.LagP99, m.LagMax = run.LagMillis()
+	m.Waits = run.Waits()
+	if took := time.Since(e.began).Seconds(); took > 0 {
+		m.CPUsUsed = (ownCPU() - e.own) / took
+	}
+	if idle, total, ok := observe.Idle(); ok && total > e.total {
+		m.Busy = 1 - (idle-e.idle)/(total-e.total)
+	}
+	return m
 }
 
 // cpuModel is what Linux says; elsewhere nothing.
@@ -32,85 +53,4 @@ func cpuModel() string {
 		}
 	}
 	return ""
-}
-
-// server is a process of the other side.
-type server struct {
-	name string
-	pid  int
-}
-
-func parseServers(texts []string) (out []server, err error) {
-	for _, text := range texts {
-		name, pid, ok := strings.Cut(text, "=")
-		n, err := strconv.Atoi(pid)
-		if !ok || name == "" || err != nil || n < 1 {
-			return nil, cmdline.Usagef("--server %s: want NAME=PID", text)
-		}
-		s := server{name, n}
-		if _, err := s.usage(); err != nil {
-			return nil, cmdline.Usagef("--server %s: %w", text, err)
-		}
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-// used is what a process uses.
-type used struct {
-	rss   int64   // bytes
-	cpu   float64 // seconds since its start
-	known bool
-}
-
-// ticksPerSecond is USER_HZ, 100 on every Linux that Go runs on.
-const ticksPerSecond = 100
-
-// usage reads /proc (proc_pid_stat(5)): fields 14 and 15 are the CPU, 24 the
-// pages in memory.
-func (s server) usage() (used, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pid))
-	if err != nil {
-		return used{}, err
-	}
-	// The second field is the program's name in brackets, and may hold any.
-	_, rest, _ := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	number := func(field int) (n int64) {
-		if i := field - 3; i < len(fields) {
-			n, err = strconv.ParseInt(fields[i], 10, 64)
-		} else {
-			err = fmt.Errorf("/proc/%d/stat has %d fields", s.pid, len(fields)+2)
-		}
-		return n
-	}
-	u := used{known: true}
-	for _, field := range []int{14, 15} {
-		u.cpu += float64(number(field)) / ticksPerSecond
-		if err != nil {
-			return used{}, err
-		}
-	}
-	u.rss = number(24) * int64(os.Getpagesize())
-	return u, err
-}
-
-func sample(servers []server) []used {
-	out := make([]used, len(servers))
-	for i, s := range servers {
-		out[i], _ = s.usage() // one that has ended is not known
-	}
-	return out
-}
-
-// compareSamples leaves out what ended during the run.
-func compareSamples(servers []server, before, after []used) (out []result.Server) {
-	for i, s := range servers {
-		if before[i].known && after[i].known {
-			out = append(out, result.Server{
-				Name: s.name, RSSBefore: before[i].rss, RSSAfter: after[i].rss, CPU: after[i].cpu - before[i].cpu,
-			})
-		}
-	}
-	return out
 }

@@ -6,24 +6,40 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/netip"
+	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"chatvault/client"
 	"chatvault/client/cmd/chatload/internal/load"
 	"chatvault/client/cmd/chatload/internal/measure"
+	"chatvault/client/cmd/chatload/internal/observe"
 	"chatvault/client/cmd/chatload/internal/phones"
 	"chatvault/client/cmd/chatload/internal/result"
 	"chatvault/protocol/cmdline"
 	"chatvault/protocol/opaque"
 )
 
-// The lag of the generator itself beyond which its results say more about it
-// than about the relay, in ms.
-const maxLag = 20.0
+// Beyond these the results say more about the generator than about the relay:
+// its lag in ms, and the parts of the CPUs that it, or everybody, keeps busy.
+const (
+	maxLag  = 20.0
+	maxCPU  = 0.8
+	maxBusy = 0.97
+)
+
+// maxProcesses bounds --processes; reservedDescriptors are for other things
+// than connections.
+const (
+	maxProcesses        = 64
+	reservedDescriptors = 64
+)
 
 type runCmd struct {
 	Scenario string `arg:"" help:"Which; \"chatload scenarios\" lists them."`
@@ -47,11 +63,32 @@ type runCmd struct {
 	CutWithin   time.Duration `default:"2m" group:"Load" help:"The longest that a relay may leave a half-open socket (${default})."`
 	KSF         string        `name:"ksf" default:"cheap" placeholder:"KSF" group:"Load" help:"Of registrations: cheap (19 MiB, 2, 1: the least that is allowed, so that Argon2 does not slow the generator), default (64 MiB, 3, 4: what phones use), or MIB,TIME,LANES (${default})."`
 
-	Out    string   `short:"o" placeholder:"DIR" group:"Results" help:"Folder for result.json, report.html and .hgrm files."`
-	SLO    []string `name:"slo" sep:"none" placeholder:"OBJECTIVE" group:"Results" help:"As recover.p99<800ms, echo.service.p99.9<5ms, register.errors<1%, connect.rate>=90. May be given again. Missed: exit code 99."`
-	JSON   bool     `name:"json" group:"Results" help:"Print the result as JSON on standard output, instead of the summary."`
-	Server []string `placeholder:"NAME=PID" group:"Results" help:"A process of the other side on this machine (Linux): its memory before and after, and CPU."`
-	Quiet  bool     `short:"q" group:"Results" help:"No live view, no remarks."`
+	Processes int `default:"1" group:"Load" help:"Generate from this many processes, which share rate, connections and accounts: when one has too few descriptors or CPUs (${default})."`
+	DrainPID  int `name:"drain-pid" placeholder:"PID" group:"Load" help:"The relay's process on this machine, to which drain sends SIGTERM. Default: drain waits for you to do so."`
+
+	Out     string   `short:"o" placeholder:"DIR" group:"Results" help:"Folder for result.json, report.html and .hgrm files."`
+	SLO     []string `name:"slo" sep:"none" placeholder:"OBJECTIVE" group:"Results" help:"As recover.p99<800ms, echo.service.p99.9<5ms, register.errors<1%, connect.rate>=90. May be given again. Missed: exit code 99."`
+	JSON    bool     `name:"json" group:"Results" help:"Print the result as JSON on standard output, instead of the summary."`
+	Metrics []string `sep:"none" placeholder:"URL" group:"Results" help:"The other side's Prometheus metrics, as http://127.0.0.1:9090/metrics (chatd serve --admin), or NAME=URL: memory, CPU, connections, goroutines, and what it counted. May be given again."`
+	Server  []string `placeholder:"NAME=PID" group:"Results" help:"A process of the other side on this machine (Linux): memory, CPU, descriptors."`
+	Quiet   bool     `short:"q" group:"Results" help:"No live view, no remarks."`
+
+	part part // of the load that this process generates
+}
+
+// part is one of several generators; the zero value is the only one.
+type part struct{ Index, Of int }
+
+// share is this part of n things.
+func (p part) share(n int) int {
+	if p.Of < 2 {
+		return n
+	}
+	out := n / p.Of
+	if p.Index < n%p.Of {
+		out++
+	}
+	return out
 }
 
 // Run runs a scenario. Ctrl-C ends it early, with a report of what there is.
@@ -60,37 +97,80 @@ func (c runCmd) Run(ctx context.Context, app cmdline.App, io cmdline.IO) error {
 	if err != nil {
 		return err
 	}
-	scenario, err := load.Find(c.Scenario)
-	if err != nil {
+	if _, err := load.Find(c.Scenario); err != nil {
 		return usage(err)
 	}
-	servers, err := parseServers(c.Server)
+	targets, err := parseTargets(c.Server, c.Metrics)
 	if err != nil {
 		return err
+	}
+	if c.Processes < 1 || c.Processes > maxProcesses || c.Processes > c.Connections {
+		return cmdline.Usagef("--processes: 1 to %d, and no more than --connections", maxProcesses)
 	}
 	cfg, err := c.config(io)
 	if err != nil {
 		return err
 	}
-	prepared, err := load.Prepare(ctx, scenario, cfg)
+	watching, err := observe.Start(ctx, targets, time.Second)
+	if err != nil {
+		return usage(fmt.Errorf("--metrics, --server: %w", err))
+	}
+	generate := c.generate
+	if c.Processes > 1 {
+		generate = c.lead
+	}
+	var servers []result.Server
+	var lost []string
+	r, err := generate(ctx, app, io, func() { servers, lost = watching.Stop(ctx) })
 	if err != nil {
 		return err
 	}
-	before := sample(servers)
-	run := measure.New(time.Now(), prepared.Length())
-	stop := watch(io.Err, run, prepared.Length(), c.Quiet)
-	whole := prepared.Run(ctx, run)
-	after := sample(servers) // with the connections that are held
-	prepared.Close()
-	stop()
-	r := &result.Result{
-		Version: result.Version, Scenario: scenario.Name, Targets: cfg.URLs, Started: run.Start().UTC(),
-		Seconds: time.Since(run.Start()).Seconds(), Interrupted: !whole, Settings: c.settings(cfg),
-		Ops: run.Results(), Servers: compareSamples(servers, before, after),
+	r.Settings, r.Servers = c.settings(cfg), servers
+	warn(r)
+	for _, name := range lost {
+		r.Warn("%s did not answer all the time", name)
 	}
-	lag99, lagMax := run.LagMillis()
-	r.Machines = []result.Machine{machine(cmdline.VersionOf(app.Name).String(), lag99, lagMax)}
-	warn(r, run.Waits(), lag99)
+	return c.finish(io, r, slos)
+}
+
+// generate runs the scenario in this process. seen is called while what the
+// scenario holds is still there.
+func (c runCmd) generate(ctx context.Context, app cmdline.App, io cmdline.IO, seen func()) (*result.Result, error) {
+	cfg, err := c.config(io)
+	if err != nil {
+		return nil, err
+	}
+	prepared, err := prepare(ctx, c.Scenario, cfg)
+	if err != nil {
+		return nil, err
+	}
+	run := measure.New(time.Now(), prepared.Length())
+	defer watch(io.Err, run.Glances, prepared.Length(), c.Quiet)()
+	return runPrepared(ctx, c.Scenario, cfg, prepared, run, app, seen)
+}
+
+func prepare(ctx context.Context, scenario string, cfg load.Config) (*load.Prepared, error) {
+	s, err := load.Find(scenario)
+	if err != nil {
+		return nil, err
+	}
+	return load.Prepare(ctx, s, cfg)
+}
+
+func runPrepared(ctx context.Context, scenario string, cfg load.Config, prepared *load.Prepared, run *measure.Run, app cmdline.App, seen func()) (*result.Result, error) {
+	cost := beginEffort()
+	whole, err := prepared.Run(ctx, run)
+	seen()
+	m := cost.machine(cmdline.VersionOf(app.Name).String(), run)
+	prepared.Close()
+	return &result.Result{
+		Version: result.Version, Scenario: scenario, Targets: cfg.URLs, Started: run.Start().UTC(),
+		Seconds: time.Since(run.Start()).Seconds(), Interrupted: !whole, Ops: run.Results(), Machines: []result.Machine{m},
+	}, err
+}
+
+// finish judges a result, writes it, and says what came of it.
+func (c runCmd) finish(io cmdline.IO, r *result.Result, slos []result.SLO) (err error) {
 	kept := judge(r, slos)
 	if c.Out != "" {
 		if err := writeAll(c.Out, r); err != nil {
@@ -111,12 +191,32 @@ func (c runCmd) Run(ctx context.Context, app cmdline.App, io cmdline.IO) error {
 	return verdict(kept)
 }
 
+// parseTargets reads what is to be watched.
+func parseTargets(processes, pages []string) (out []observe.Target, err error) {
+	for _, text := range processes {
+		t, err := observe.Process(text)
+		if err != nil {
+			return nil, cmdline.Usagef("--server %s: %w", text, err)
+		}
+		out = append(out, t)
+	}
+	for _, text := range pages {
+		t, err := observe.Page(text)
+		if err != nil {
+			return nil, cmdline.Usagef("--metrics %s: %w", text, err)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
 // config makes ready what the flags say.
 func (c runCmd) config(io cmdline.IO) (cfg load.Config, err error) {
+	parts := float64(max(c.part.Of, 1))
 	cfg = load.Config{
-		URLs: c.URL, Dialer: &phones.Dialer{}, Rate: c.Rate, Duration: c.Duration, MaxInFlight: c.MaxInFlight,
-		Timeout: c.Timeout, Connections: c.Connections, Accounts: c.Accounts, Every: c.Every,
-		ProbeRate: c.ProbeRate, CutWithin: c.CutWithin,
+		URLs: c.URL, Dialer: &phones.Dialer{}, Rate: c.Rate / parts, Duration: c.Duration, MaxInFlight: max(1, c.part.share(c.MaxInFlight)),
+		Timeout: c.Timeout, Connections: c.part.share(c.Connections), Accounts: c.part.share(c.Accounts), Every: c.Every,
+		ProbeRate: c.ProbeRate / parts, CutWithin: c.CutWithin, Drain: c.drain(),
 		Say: func(format string, args ...any) {
 			if !c.Quiet {
 				fmt.Fprintf(io.Err, format+"\n", args...)
@@ -128,6 +228,9 @@ func (c runCmd) config(io cmdline.IO) (cfg load.Config, err error) {
 	}
 	if err := cfg.Check(); err != nil {
 		return cfg, usage(err)
+	}
+	if err := c.fits(cfg); err != nil {
+		return cfg, err
 	}
 	if cfg.Pins, err = readPins(c.Fleet); err != nil {
 		return cfg, err
@@ -142,8 +245,68 @@ func (c runCmd) config(io cmdline.IO) (cfg load.Config, err error) {
 			return cfg, err
 		}
 	}
-	cfg.Phones, err = c.phones(cfg.Pins.Fleet)
+	cfg.Dialer.Addresses = c.addresses(cfg.Dialer.Addresses)
+	if cfg.Phones, err = c.phones(cfg.Pins.Fleet); err == nil && c.part.Of > 1 {
+		cfg.Phones = phones.Share(cfg.Phones, c.part.Index, c.part.Of)
+	}
 	return cfg, err
+}
+
+// fits says when one process cannot hold the connections that are asked for.
+func (c runCmd) fits(cfg load.Config) error {
+	limit := descriptors() - reservedDescriptors
+	if !load.Holds(c.Scenario) || limit <= 0 || c.Processes > 1 && c.part.Of == 0 || cfg.Connections <= limit {
+		return nil
+	}
+	return cmdline.Usagef("--connections %d: a process may have %d descriptors here; raise the limit (ulimit -n), or spread the load with --processes %d",
+		c.Connections, descriptors(), c.Connections/limit+1)
+}
+
+// addresses are those of this part: every part has its own, unless there are
+// fewer than parts. On Linux the parts have one each of loopback by themselves.
+func (c runCmd) addresses(all []netip.Addr) []netip.Addr {
+	if c.part.Of < 2 {
+		return all
+	}
+	if len(all) == 0 && runtime.GOOS == "linux" && !slices.ContainsFunc(c.URL, func(u string) bool { return !loopback(u) }) {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + c.part.Index)})}
+	}
+	if len(all) < c.part.Of {
+		return all
+	}
+	var own []netip.Addr
+	for i := c.part.Index; i < len(all); i += c.part.Of {
+		own = append(own, all[i])
+	}
+	return own
+}
+
+// loopback says whether a relay is at 127.0.0.0/8.
+func loopback(relayURL string) bool {
+	u, err := url.Parse(relayURL)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	return err == nil && a.Is4() && a.IsLoopback()
+}
+
+// drain tells the relay's process to drain. Of several generators one does; for
+// the others it begins at the same moment.
+func (c runCmd) drain() func() error {
+	if c.DrainPID == 0 {
+		return nil
+	}
+	return func() error {
+		if c.part.Index > 0 {
+			return nil
+		}
+		p, err := os.FindProcess(c.DrainPID)
+		if err != nil {
+			return err
+		}
+		return p.Signal(syscall.SIGTERM)
+	}
 }
 
 func (c runCmd) phones(fleetID string) (phones.Source, error) {
@@ -205,20 +368,32 @@ func (c runCmd) settings(cfg load.Config) map[string]string {
 		"connections": strconv.Itoa(c.Connections), "max-in-flight": strconv.Itoa(c.MaxInFlight),
 		"timeout": c.Timeout.String(), "every": c.Every.String(), "probe-rate": strconv.FormatFloat(c.ProbeRate, 'g', -1, 64),
 		"ksf":         fmt.Sprintf("Argon2id m=%d KiB t=%d p=%d", cfg.KSF.MemoryKiB, cfg.KSF.Time, cfg.KSF.Parallelism),
-		"local-addrs": c.LocalAddrs,
+		"local-addrs": c.LocalAddrs, "processes": strconv.Itoa(c.Processes),
 	}
 }
 
 // warn says when the generator, not the relay, set the numbers.
-func warn(r *result.Result, waits int64, lag99 float64) {
-	if lag99 > maxLag {
-		r.Warn("the generator is itself the bottleneck: it started operations late (99th percentile %.0f ms); lower --rate, or spread the load over machines and merge", lag99)
+func warn(r *result.Result) {
+	var lag, used, busy float64
+	var waits int64
+	cpus := 0
+	for _, m := range r.Machines {
+		lag, used, busy, cpus = max(lag, m.LagP99), used+m.CPUsUsed, max(busy, m.Busy), max(cpus, m.CPUs)
+		waits += m.Waits
+	}
+	if lag > maxLag {
+		r.Warn("the generator is itself the bottleneck: it started operations late (99th percentile %.0f ms); lower --rate, or spread the load over machines and merge", lag)
+	}
+	if used > maxCPU*float64(cpus) {
+		r.Warn("the generator is itself the bottleneck: it used %.1f of this machine's %d CPUs; lower --rate, or spread the load over machines and merge", used, cpus)
+	} else if busy > maxBusy {
+		r.Warn("this machine's CPUs were busy to %.0f %%: latencies tell of the machine as much as of the relay", 100*busy)
 	}
 	if waits > 0 {
 		r.Warn("%d arrivals waited because --max-in-flight operations, or all that the scenario has, were busy; the waiting counts by schedule", waits)
 	}
 	codes := map[string]string{
-		load.CodeNoDescriptors: "the generator ran out of descriptors: raise its limit (ulimit -n)",
+		load.CodeNoDescriptors: "the generator ran out of descriptors: raise its limit (ulimit -n), or give it more --processes",
 		load.CodeNoPorts:       "the generator ran out of ports: give it more source addresses (--local-addrs)",
 		load.CodeNoPhones:      "the file of tickets ran out of phones: make more (chatload tickets --count)",
 	}

@@ -13,7 +13,11 @@ import (
 	"github.com/gorilla/websocket"
 
 	"chatvault/client/cmd/chatload/internal/measure"
+	"chatvault/client/cmd/chatload/internal/phones"
 	"chatvault/protocol/frame"
+	"chatvault/protocol/noisenk"
+	"chatvault/protocol/ticket"
+	"chatvault/protocol/vaultmsg"
 )
 
 // The operations of abuse.
@@ -23,12 +27,13 @@ const (
 	opGarbage  = "garbage"     // until the relay has refused it, or closed
 )
 
-// A slow reader's pings: their pongs fill its socket. 40 a second stay below
-// the relay's default limit of frames for a connection.
+// A slow reader repeats the longest request there is, and the vault repeats its
+// reply of 3 KB, as it would to a phone that lost it: it fills the socket. 40 a
+// second stay below the relay's default limit of frames for a connection.
 const (
-	slowReceive   = 4 << 10 // bytes of its receive buffer
-	slowPingEvery = 25 * time.Millisecond
-	slowPingSize  = 125 // bytes, the most that a ping can carry
+	slowReceive  = 4 << 10 // bytes of its receive buffer
+	slowAskEvery = 25 * time.Millisecond
+	slowPingSize = 125 // bytes, the most that a ping can carry
 )
 
 func cutPrefix(s, prefix string) (string, bool) { return strings.CutPrefix(s, prefix) }
@@ -37,21 +42,77 @@ func cutPrefix(s, prefix string) (string, bool) { return strings.CutPrefix(s, pr
 // Being cut and being held until the end are both good; what it costs others,
 // the probe shows.
 func (e *Env) doSlow(ctx context.Context, _ int) measure.Outcome {
-	w, out := e.abuser(ctx, wireOptions{receiveBuffer: slowReceive})
+	p, err := e.cfg.Phones.New()
+	if err != nil {
+		return outcome(err)
+	}
+	w, out := e.abuserWith(ctx, p, wireOptions{receiveBuffer: slowReceive})
 	if w == nil {
 		return out
 	}
 	defer w.ws.Close()
-	payload := make([]byte, slowPingSize)
-	for next := time.Now(); ; next = next.Add(slowPingEvery) {
+	request, err := e.longRequest(ctx, w, p)
+	if err != nil {
+		return outcome(err)
+	}
+	for next := time.Now(); ; next = next.Add(slowAskEvery) {
 		if !sleepUntil(ctx, next) || time.Now().After(e.stageEnd) {
 			return measure.Outcome{Code: "held", Untimed: true}
 		}
-		err := w.ws.WriteControl(websocket.PingMessage, payload, time.Now().Add(time.Second))
-		if errors.Is(err, websocket.ErrCloseSent) || err != nil && !isTimeout(err) {
+		if err := w.send(request); err != nil && !isTimeout(err) {
 			return measure.Outcome{Code: "cut"}
 		}
 	}
+}
+
+// longRequest opens a vault session and returns its AUTHORISE, sealed: however
+// often it is sent, the vault answers it once, and then repeats the answer.
+func (e *Env) longRequest(ctx context.Context, w *wire, p phones.Phone) (frame.Data, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { w.ws.Close() })()
+	hs, err := noisenk.NewInitiator(e.keys.Fleet, e.keys.Noise[:])
+	if err != nil {
+		return frame.Data{}, err
+	}
+	message1, err := hs.Message1()
+	if err != nil {
+		return frame.Data{}, err
+	}
+	if err := w.send(frame.Open{Tag: 1, Payload: message1}); err != nil {
+		return frame.Data{}, err
+	}
+	for {
+		f, err := w.next()
+		if err != nil {
+			return frame.Data{}, err
+		}
+		switch f := f.(type) {
+		case frame.Refuse:
+			return frame.Data{}, status(f.Status.String())
+		case frame.Close:
+			return frame.Data{}, status(f.Status.String())
+		case frame.Data:
+			n, err := hs.ReadMessage2(f.Payload)
+			if err != nil {
+				return frame.Data{}, err
+			}
+			return e.sealAuthorise(ctx, n, f.Session, p)
+		}
+	}
+}
+
+func (e *Env) sealAuthorise(ctx context.Context, n *noisenk.Session, id frame.SessionID, p phones.Phone) (frame.Data, error) {
+	t, err := p.Ticket(ctx)
+	if err != nil {
+		return frame.Data{}, err
+	}
+	proof, err := ticket.SignVaultAuth(p.Device, e.keys.Fleet, [32]byte(n.HandshakeHash()), ticket.Hash(t))
+	if err != nil {
+		return frame.Data{}, err
+	}
+	sealed := n.Seal(id[:], 1, vaultmsg.EncodeRequest(vaultmsg.Authorise{DeviceKey: p.Device.Public(), Signature: proof, Ticket: t}))
+	return frame.Data{Session: id, Sequence: 1, Payload: sealed}, nil
 }
 
 func isTimeout(err error) bool {
@@ -61,12 +122,16 @@ func isTimeout(err error) bool {
 
 // abuser is an authenticated connection for abuse, or how that failed.
 func (e *Env) abuser(ctx context.Context, o wireOptions) (*wire, measure.Outcome) {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
-	defer cancel()
 	p, err := e.cfg.Phones.New()
 	if err != nil {
 		return nil, outcome(err)
 	}
+	return e.abuserWith(ctx, p, o)
+}
+
+func (e *Env) abuserWith(ctx context.Context, p phones.Phone, o wireOptions) (*wire, measure.Outcome) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
 	w, err := e.connect(ctx, p, o)
 	return w, outcome(err)
 }

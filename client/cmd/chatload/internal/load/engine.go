@@ -25,11 +25,17 @@ type stream struct {
 type stage struct {
 	streams []stream
 	atLeast time.Duration
+	begin   func() error // nil: nothing to do
 }
 
 // runStage offers the load, waits for the end of the stage's time, and then for
 // what is in flight, each with a bound. It reports false when ctx ended.
 func (e *Env) runStage(ctx context.Context, s stage) bool {
+	if s.begin != nil {
+		if e.failed = s.begin(); e.failed != nil {
+			return false
+		}
+	}
 	begin := time.Now()
 	length := s.atLeast
 	for _, st := range s.streams {

@@ -30,6 +30,8 @@ type crowd struct {
 	ends context.Context // until the crowd is closed
 	stop context.CancelFunc
 	wait sync.WaitGroup
+
+	drain drain
 }
 
 func newCrowd(e *Env) *crowd {
@@ -211,7 +213,7 @@ func (h *held) drop() {
 // read reads until the end of the connection, and when that was the relay's
 // doing, notes it and comes back.
 func (h *held) read(l *line) {
-	code := ""
+	code, told := "", false
 	for code == "" {
 		f, err := l.next()
 		if err != nil {
@@ -220,6 +222,8 @@ func (h *held) read(l *line) {
 		}
 		if g, ok := f.(frame.Goaway); ok {
 			// The relay drains, and says when to come back.
+			h.crowd.drain.note("goaway_"+g.Status.String(), true)
+			told = true
 			wait := time.Duration(g.ReconnectMillis) * time.Millisecond
 			if relay.Sleep(h.crowd.ends, wait) == nil {
 				code = "goaway_" + g.Status.String()
@@ -236,6 +240,9 @@ func (h *held) read(l *line) {
 	h.drop()
 	if h.crowd.ends.Err() != nil {
 		return // the run is over
+	}
+	if !told {
+		h.crowd.drain.note(code, false)
 	}
 	hold := h.crowd.e.run.Op(opHold)
 	hold.Begin(now)

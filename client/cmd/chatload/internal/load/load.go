@@ -41,8 +41,10 @@ type Config struct {
 	Every       time.Duration // between two storms
 	ProbeRate   float64       // of a good client's echoes beside abuse, a second
 	CutWithin   time.Duration // the longest that a relay may leave a half-open socket
-	KSF         client.KSF    // of registrations
-	Say         func(format string, args ...any)
+	// Drain tells the relay to drain; nil: somebody else does.
+	Drain func() error
+	KSF   client.KSF // of registrations
+	Say   func(format string, args ...any)
 }
 
 // Env is what a scenario works with.
@@ -52,6 +54,7 @@ type Env struct {
 
 	run      *measure.Run
 	stageEnd time.Time // written between stages only
+	failed   error     // why a stage could not begin; likewise
 	target   atomic.Uint64
 }
 
@@ -102,17 +105,17 @@ func (p *Prepared) Length() (length time.Duration) {
 
 // Run offers the load and returns when it is over, or soon after ctx ended;
 // then it reports false. Connections that the scenario holds stand until Close.
-func (p *Prepared) Run(ctx context.Context, run *measure.Run) (whole bool) {
+func (p *Prepared) Run(ctx context.Context, run *measure.Run) (whole bool, err error) {
 	p.env.run = run
 	for _, s := range p.plan.stages {
 		if !p.env.runStage(ctx, s) {
-			return false
+			return false, p.env.failed
 		}
 	}
 	if p.plan.settle != nil {
 		p.plan.settle(ctx)
 	}
-	return true
+	return true, nil
 }
 
 // Close ends whatever the scenario holds. After Run only.

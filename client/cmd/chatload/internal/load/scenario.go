@@ -23,15 +23,19 @@ func Scenarios() []Scenario { return slices.Clone(scenarios) }
 
 var scenarios = []Scenario{
 	{"connect", "Connections at a rate that grows from 0 to --rate over --duration, at most --connections; each is held until the end.", planConnect},
-	{"idle", "--connections opened at --rate, then held, silent but for pings, for --duration. A relay that drains shows here: its GOAWAYs, and how long the phones take to come back.", planIdle},
+	{"idle", "--connections opened at --rate, then held, silent but for pings, for --duration.", planIdle},
 	{"echo", "--connections with a vault session each; STATUS requests through relay and vault at --rate.", planEcho},
 	{"register", "Registrations of new accounts at --rate.", planRegister},
 	{"recover", "Accounts are registered first; then new phones recover their keys at --rate.", planRecover},
 	{"wrong", "Accounts are registered first; then wrong passwords at --rate until their keys are destroyed, and the right one, which must not open any more.", planWrong},
 	{"storm", "--connections opened at --rate; then, every --every for --duration, all are cut at once and come back at once.", planStorm},
-	{"slow", "--connections opened at --rate that ask and never read, for --duration; a probe echoes beside.", planSlow},
+	{"drain", "--connections opened at --rate, then held for --duration, in which the relay drains: told to by --drain-pid, or by you. How they are told and come back, and how that is spread over time.", planDrain},
+	{"slow", "--connections opened at --rate that ask for 3 KB forty times a second and never read, for --duration; a probe echoes beside.", planSlow},
+	{"slowloris", "Connections at --rate, at most --connections, that send their request, or their AUTH, a byte at a time; a probe echoes beside.", planSlowloris},
 	{"half-open", "Sockets at --rate, at most --connections, that fall silent after TCP, in the request, after the upgrade, or after READY; a probe echoes beside.", planHalfOpen},
 	{"garbage", "Connections at --rate that send what nobody should; a probe echoes beside.", planGarbage},
+	{"ping-flood", "Connections at --rate, at most --connections, that ping as fast as they can until they are cut; a probe echoes beside.", planPingFlood},
+	{"sessions", "One account that makes connections at --rate, at most --connections, and opens eight vault sessions on each; a probe echoes beside.", planSessions},
 }
 
 // Find returns the scenario of that name.
@@ -42,6 +46,12 @@ func Find(name string) (Scenario, error) {
 		}
 	}
 	return Scenario{}, fmt.Errorf("no scenario %q; \"chatload scenarios\" lists them", name)
+}
+
+// Holds says whether a scenario of that name makes a connection for each of
+// Config.Connections, and keeps it.
+func Holds(name string) bool {
+	return slices.Contains([]string{"connect", "idle", "echo", "storm", "drain", "slow", "slowloris", "half-open", "ping-flood", "sessions"}, name)
 }
 
 // The bounds of a run.
@@ -188,6 +198,18 @@ func planSlow(e *Env) (plan, error) {
 
 func planHalfOpen(e *Env) (plan, error) {
 	return abuse(e, stream{opHalfOpen, arrival.First{Schedule: e.steady(), Max: e.cfg.Connections}, e.cfg.Connections, e.doHalfOpen})
+}
+
+func planSlowloris(e *Env) (plan, error) {
+	return abuse(e, stream{opSlowloris, arrival.First{Schedule: e.steady(), Max: e.cfg.Connections}, e.cfg.Connections, e.doSlowloris})
+}
+
+func planPingFlood(e *Env) (plan, error) {
+	return abuse(e, stream{opPingFlood, arrival.First{Schedule: e.steady(), Max: e.cfg.Connections}, e.cfg.Connections, e.doPingFlood})
+}
+
+func planSessions(e *Env) (plan, error) {
+	return abuse(e, stream{opSessions, arrival.First{Schedule: e.steady(), Max: e.cfg.Connections}, e.cfg.Connections, newHog(e).do})
 }
 
 func planGarbage(e *Env) (plan, error) {

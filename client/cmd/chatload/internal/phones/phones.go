@@ -211,3 +211,21 @@ func (*file) Again(p Phone) (Phone, error) { return p, nil }
 
 // Left implements Source.
 func (f *file) Left() int { return max(0, len(f.phones)-int(f.next.Load())) }
+
+// Share returns the part of a source that one of several generators may use,
+// so that no two of them use the same account. Nobody uses the whole any more.
+func Share(s Source, index, of int) Source {
+	switch s := s.(type) {
+	case *Issuer:
+		part := &Issuer{Key: s.Key, KeyID: s.KeyID, Name: s.Name, Fleet: s.Fleet, Lifetime: s.Lifetime}
+		part.Prefix = s.Prefix + "-p" + strconv.Itoa(index+1)
+		return part
+	case *file:
+		part := &file{}
+		for i := index; i < len(s.phones); i += of {
+			part.phones = append(part.phones, s.phones[i])
+		}
+		return part
+	}
+	return s
+}

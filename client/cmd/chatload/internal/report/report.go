@@ -19,7 +19,7 @@ import (
 var page string
 
 var tmpl = template.Must(template.New("report").Funcs(template.FuncMap{
-	"ms": ms, "bytes": size, "rate": func(v float64) string { return fmt.Sprintf("%.4g/s", v) },
+	"ms": ms, "bytes": size, "number": number, "kib": func(n int64) float64 { return float64(n) / 1024 }, "rate": func(v float64) string { return fmt.Sprintf("%.4g/s", v) },
 	"when": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 }).Parse(page))
 
@@ -29,14 +29,20 @@ func Write(w io.Writer, r *result.Result) error {
 	for _, op := range r.Ops {
 		v.Sections = append(v.Sections, newSection(op))
 	}
+	for _, s := range r.Servers {
+		if len(s.Series) > 1 || len(s.Events) > 0 {
+			v.ServerViews = append(v.ServerViews, newServerView(s))
+		}
+	}
 	return tmpl.Execute(w, v)
 }
 
 // view is what the template sees.
 type view struct {
 	*result.Result
-	Keys     []string
-	Sections []section
+	Keys        []string
+	Sections    []section
+	ServerViews []serverView
 }
 
 // section is one operation.

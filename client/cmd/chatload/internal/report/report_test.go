@@ -37,7 +37,11 @@ func example() *result.Result {
 		Started: time.Unix(0, 0), Seconds: 10.5, Interrupted: true, Ops: []*result.Op{op, untimed},
 		Settings: map[string]string{"rate": "10", "b&b": "<i>"}, Warnings: []string{"the generator is <slow>"},
 		Machines: []result.Machine{{Host: "h", CPU: "c", CPUs: 2, Platform: "linux/amd64", Version: "chatload 1"}},
-		Servers:  []result.Server{{Name: "chatd", RSSBefore: 10 << 20, RSSAfter: 20 << 20, CPU: 1.25}},
+		Servers: []result.Server{{
+			Name: "chatd", RSSBefore: 10 << 20, RSSAfter: 20 << 20, CPU: 1.25, DescriptorsBefore: -1, ConnectionsMax: 4321, PerConnection: 2560,
+			Events: map[string]float64{`chatd_frames_total{dir="in"}`: 12345},
+			Series: []result.ServerPoint{{Seconds: 1, RSS: 10 << 20, Goroutines: -1}, {Seconds: 2, RSS: 20 << 20, CPU: 0.5, Connections: 4321, Goroutines: -1}},
+		}},
 		Verdicts: []result.Verdict{{SLO: "echo.p99<1s", Was: "950ms", Kept: true}, {SLO: "echo.errors<1", Was: "2"}},
 	}
 }
@@ -55,15 +59,16 @@ func TestTellsEverything(t *testing.T) {
 	html := render(t, example())
 	for _, want := range []string{
 		"interrupted", "echo.p99&lt;1s", "missed", "timeout", "9.6/s", "950 ms", "linux/amd64", "chatload 1",
-		"20.0 MiB", "1.25 s", "Latency by percentile", "99.99%", "the generator is &lt;slow&gt;", "connection_lost",
+		"20.0 MiB", "1.25 s", "4321", "2.5 KiB", "12345", "chatd_frames_total{dir=&#34;in&#34;}", "Memory (MiB)", "Latency by percentile", "99.99%", "the generator is &lt;slow&gt;", "connection_lost",
 	} {
 		if !strings.Contains(html, want) {
 			t.Errorf("it does not say %q", want)
 		}
 	}
-	// Three plots of what was timed, one of what was not.
-	if n := strings.Count(html, "<svg"); n != 4 {
-		t.Errorf("%d plots, want 4", n)
+	// Three plots of what was timed, one of what was not, and memory, CPU and
+	// connections of the other side, whose goroutines are not known.
+	if n := strings.Count(html, "<svg"); n != 7 {
+		t.Errorf("%d plots, want 7", n)
 	}
 }
 

@@ -50,14 +50,47 @@ type Machine struct {
 	// was due and had room, in ms.
 	LagP99 float64 `json:"lag_p99_ms"`
 	LagMax float64 `json:"lag_max_ms"`
+	// Waits is how many arrivals found no room for another operation.
+	Waits int64 `json:"waits,omitempty"`
+	// CPUsUsed is how many CPUs the generator kept busy, on average; Busy how
+	// much of the machine's CPU time anybody used, 0 to 1; 0: not known.
+	CPUsUsed float64 `json:"cpus_used"`
+	Busy     float64 `json:"machine_busy"`
 }
 
-// Server is a process of the other side, before and after.
+// Server is a process of the other side, before and after. Negative numbers are
+// not known.
 type Server struct {
 	Name      string  `json:"name"`
 	RSSBefore int64   `json:"rss_before"` // bytes
 	RSSAfter  int64   `json:"rss_after"`
+	RSSMax    int64   `json:"rss_max"`
 	CPU       float64 `json:"cpu_seconds"` // used in between
+
+	DescriptorsBefore int64 `json:"descriptors_before"`
+	DescriptorsAfter  int64 `json:"descriptors_after"`
+	GoroutinesBefore  int64 `json:"goroutines_before"`
+	GoroutinesAfter   int64 `json:"goroutines_after"`
+	ConnectionsBefore int64 `json:"connections_before"`
+	ConnectionsAfter  int64 `json:"connections_after"`
+	ConnectionsMax    int64 `json:"connections_max"`
+	// PerConnection is by how many bytes the memory had grown for each further
+	// connection when most of them stood; 0 for fewer than 50.
+	PerConnection int64 `json:"bytes_per_connection"`
+	// Restarted: another process answered in the end. CPU and Events are its.
+	Restarted bool `json:"restarted,omitempty"`
+	// Events are the server's own counters that grew, by how much.
+	Events map[string]float64 `json:"events,omitempty"`
+	Series []ServerPoint      `json:"series,omitempty"`
+}
+
+// ServerPoint is a moment of a Server.
+type ServerPoint struct {
+	Seconds     float64 `json:"seconds"` // since the first sample
+	RSS         int64   `json:"rss"`
+	CPU         float64 `json:"cpus"` // used since the point before: 1 is one CPU
+	Connections int64   `json:"connections"`
+	Goroutines  int64   `json:"goroutines"`
 }
 
 // Op is one kind of operation.

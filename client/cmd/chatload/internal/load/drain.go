@@ -1,0 +1,62 @@
+package load
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"chatvault/client/cmd/chatload/internal/measure"
+)
+
+// opTold is from the beginning of a drain until a held connection is told to
+// leave; its latencies are how the relay spreads them.
+const opTold = "told"
+
+// drain is what a crowd notes of a relay that drains. The zero value notes
+// nothing.
+type drain struct {
+	mu    sync.Mutex
+	op    *measure.Op
+	begun time.Time // zero: nobody was told yet
+}
+
+// planDrain: connections are made and held; then the relay is told to drain, by
+// cfg.Drain, or by somebody else.
+func planDrain(e *Env) (plan, error) {
+	c := newCrowd(e)
+	c.places(e.cfg.Connections)
+	return plan{settle: c.settle, close: c.close, stages: []stage{
+		{streams: []stream{{opConnect, e.opening(), e.cfg.MaxInFlight, c.open}}},
+		{atLeast: e.cfg.Duration, begin: func() error { return c.drain.begin(e) }},
+	}}, nil
+}
+
+func (d *drain) begin(e *Env) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.op = e.run.Op(opTold)
+	if e.cfg.Drain == nil {
+		e.cfg.Say("all are connected: let the relay drain now (SIGTERM)")
+		return nil // begins with the first who is told
+	}
+	d.begun = time.Now()
+	if err := e.cfg.Drain(); err != nil {
+		return fmt.Errorf("telling the relay to drain: %w", err)
+	}
+	return nil
+}
+
+// note notes that a connection is told to leave, or that it ended untold.
+func (d *drain) note(code string, told bool) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.op == nil {
+		return
+	}
+	if d.begun.IsZero() {
+		d.begun = now
+	}
+	d.op.Begin(d.begun)
+	d.op.End(d.begun, d.begun, now, measure.Outcome{Code: code, Failed: !told})
+}
