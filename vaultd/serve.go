@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/cmdline/admin"
 	"chatvault/protocol/fleet"
 	"chatvault/protocol/ticket"
 	"chatvault/vaultd/internal/hsm"
 	"chatvault/vaultd/internal/hsm/memhsm"
 	"chatvault/vaultd/internal/hsm/p11"
+	"chatvault/vaultd/internal/metrics"
 	"chatvault/vaultd/internal/rules"
 	"chatvault/vaultd/internal/vault"
 )
@@ -50,9 +52,11 @@ type serveCmd struct {
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
 	Drain       time.Duration `default:"30s" help:"How long sessions in flight may take at shutdown."`
-	MemoryLimit cmdline.Size  `name:"memory-limit" default:"0" placeholder:"SIZE" help:"Soft memory limit of Go's runtime, as 2GiB; 0: nine tenths of the cgroup's, if it has one. GOMEMLIMIT wins."`
-	LogLevel    slog.Level    `name:"log-level" default:"INFO" help:"DEBUG, INFO, WARN or ERROR."`
-	CheckConfig bool          `name:"check-config" help:"Check flags and configuration, touch nothing, and exit."`
+	admin.AdminFlags
+
+	MemoryLimit cmdline.Size `name:"memory-limit" default:"0" placeholder:"SIZE" help:"Soft memory limit of Go's runtime, as 2GiB; 0: nine tenths of the cgroup's, if it has one. GOMEMLIMIT wins."`
+	LogLevel    slog.Level   `name:"log-level" default:"INFO" help:"DEBUG, INFO, WARN or ERROR."`
+	CheckConfig bool         `name:"check-config" help:"Check flags and configuration, touch nothing, and exit."`
 
 	Issuers []ticket.IssuerConfig `kong:"-" yaml:"issuers"`
 }
@@ -74,6 +78,9 @@ func (c *serveCmd) Validate() error {
 		return errors.New("--max-sessions and --hsm-sessions: at least 1")
 	case c.HSM == "mem" && !c.InsecureDev:
 		return errors.New("--hsm mem keeps every key in memory and loses it at exit: only with --insecure-dev")
+	}
+	if err := c.AdminFlags.Check(); err != nil {
+		return fmt.Errorf("--%w", err)
 	}
 	return c.storeFlags.check(c.InsecureDev)
 }
@@ -97,27 +104,26 @@ func (c *serveCmd) Run(ctx context.Context, io cmdline.IO) error {
 	if c.InsecureDev {
 		log.Warn("--insecure-dev: keys or records may be in memory only; never use this for anybody's backup")
 	}
-	module, err := c.openHSM(ctx, log)
-	if err != nil {
+	n := &node{cfg: c, metrics: metrics.New(), log: log}
+	if n.module, err = c.openHSM(ctx, log); err != nil {
 		return explain(err)
 	}
-	defer module.Close()
-	store, err := c.openStore(ctx, log)
-	if err != nil {
+	defer n.module.Close()
+	if n.store, err = c.openStore(ctx, log); err != nil {
 		return err
 	}
-	defer store.Close()
-	v, err := vault.New(ctx, vault.Config{
-		Fleet: c.Fleet, Store: store, HSM: module, Tickets: tickets, Epoch: c.Epoch, Logger: log,
-		MaxCharges: c.MaxCharges, MaxLocks: c.MaxLocks,
+	defer n.store.Close()
+	n.vault, err = vault.New(ctx, vault.Config{
+		Fleet: c.Fleet, Store: n.metrics.Store(n.store), HSM: n.metrics.HSM(n.module), Tickets: tickets, Epoch: c.Epoch, Logger: log,
+		MaxCharges: c.MaxCharges, MaxLocks: c.MaxLocks, Count: n.metrics.Count,
 		Params: rules.Params{DestroyAfter: c.DestroyAfter, ReplaceDelay: c.ReplaceDelay, ClaimWindow: c.ClaimWindow, Pacing: c.Pacing},
 	})
 	if err != nil {
 		return explain(err)
 	}
-	go c.sweep(ctx, v, log)
+	go c.sweep(ctx, n.vault, log)
 	go reloadOnHangup(ctx, tickets, log)
-	return c.serve(ctx, v, module, log)
+	return n.serve(ctx)
 }
 
 func (c *serveCmd) openHSM(ctx context.Context, log *slog.Logger) (hsm.Module, error) {
