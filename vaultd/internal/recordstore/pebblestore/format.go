@@ -16,13 +16,13 @@ import (
 // The first byte of a key.
 const (
 	tagMeta   byte = 0x00
-	tagCount  byte = 0x01
 	tagRecord byte = 0x02
 )
 
 const (
 	formatName    = "chatvault records"
-	formatVersion = 1
+	formatVersion = 2
+	formatCounts  = 1 // is read, and becomes formatVersion when it is opened
 
 	versionSize = 8
 	metaSize    = 2 + len(formatName) + 1 + len(recordstore.StoreID{})
@@ -30,11 +30,8 @@ const (
 
 var metaKey = []byte{tagMeta}
 
-// The lengths of keys, in bytes.
-const (
-	recordKeySize = 1 + recordstore.IDSize
-	countKeySize  = 1 + 2
-)
+// recordKeySize is the length of a record's key, in bytes.
+const recordKeySize = 1 + recordstore.IDSize
 
 func recordKey(id recordstore.ID) []byte {
 	return appendRecordKey(make([]byte, 0, recordKeySize), id)
@@ -49,10 +46,6 @@ func parseRecordKey(key []byte) (id recordstore.ID, err error) {
 		return id, fmt.Errorf("%w: a record's key of %d bytes", ErrFormat, len(key))
 	}
 	return recordstore.ID(key[1:]), nil
-}
-
-func appendCountKey(b []byte, stripe uint16) []byte {
-	return binary.BigEndian.AppendUint16(append(b, tagCount), stripe)
 }
 
 func appendRecord(b []byte, v recordstore.Version, data []byte) []byte {
@@ -71,21 +64,21 @@ func parseRecord(value []byte) ([]byte, recordstore.Version, error) {
 	return bytes.Clone(value[versionSize:]), v, nil
 }
 
-func appendMeta(b []byte, id recordstore.StoreID) []byte {
+func appendMeta(b []byte, version byte, id recordstore.StoreID) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(formatName)))
-	b = append(append(b, formatName...), formatVersion)
+	b = append(append(b, formatName...), version)
 	return append(b, id[:]...)
 }
 
-func parseMeta(b []byte) (id recordstore.StoreID, err error) {
+func parseMeta(b []byte) (version byte, id recordstore.StoreID, err error) {
 	if len(b) != metaSize {
-		return id, fmt.Errorf("%w: its description has %d bytes", ErrFormat, len(b))
+		return 0, id, fmt.Errorf("%w: its description has %d bytes", ErrFormat, len(b))
 	}
-	id = recordstore.StoreID(b[metaSize-len(id):])
-	if !bytes.Equal(b, appendMeta(nil, id)) {
-		return id, fmt.Errorf("%w: its description is of another kind or version", ErrFormat)
+	version, id = b[metaSize-len(id)-1], recordstore.StoreID(b[metaSize-len(id):])
+	if version != formatVersion && version != formatCounts || !bytes.Equal(b, appendMeta(nil, version, id)) {
+		return 0, recordstore.StoreID{}, fmt.Errorf("%w: its description is of another kind or version", ErrFormat)
 	}
-	return id, nil
+	return version, id, nil
 }
 
 // readMeta learns the store's id and position. A directory without a description
@@ -93,18 +86,18 @@ func parseMeta(b []byte) (id recordstore.StoreID, err error) {
 func (s *Store) readMeta(create bool) error {
 	value, closer, err := s.db.Get(metaKey)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return s.writeMeta(create)
+		return s.createMeta(create)
 	} else if err != nil {
 		return fmt.Errorf("reading its description: %w", err)
 	}
 	defer closer.Close()
-	if s.id, err = parseMeta(value); err != nil {
+	if _, s.id, err = parseMeta(value); err != nil {
 		return err
 	}
-	return s.readCounts()
+	return s.writeMeta()
 }
 
-func (s *Store) writeMeta(create bool) (err error) {
+func (s *Store) createMeta(create bool) (err error) {
 	it, err := s.db.NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("looking for other content: %w", err)
@@ -120,43 +113,20 @@ func (s *Store) writeMeta(create bool) (err error) {
 		return ErrNoStore
 	}
 	rand.Read(s.id[:]) // never fails: crypto/rand ends the process instead
-	if err := s.setSynced(metaKey, appendMeta(nil, s.id)); err != nil {
+	return s.writeMeta()
+}
+
+// writeMeta writes the description, also where it is there: a write is what
+// Pebble's sequence number can be learnt from.
+func (s *Store) writeMeta() error {
+	b := s.db.NewBatch()
+	err := b.Set(metaKey, appendMeta(nil, formatVersion, s.id), nil)
+	if err == nil {
+		err = s.commitBatch(b)
+	}
+	if err != nil {
+		s.fail(err)
 		return fmt.Errorf("writing its description: %w", err)
 	}
 	return nil
-}
-
-func (s *Store) setSynced(key, value []byte) (err error) {
-	defer func() {
-		if err = orPanic(err, recover()); err != nil {
-			s.fail(err)
-		}
-	}()
-	if err := s.db.Set(key, value, pebble.Sync); err != nil {
-		return err
-	}
-	if s.failed.Load() {
-		return errGaveUp
-	}
-	return nil
-}
-
-func (s *Store) readCounts() (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagCount}, UpperBound: []byte{tagCount + 1}})
-	if err != nil {
-		return fmt.Errorf("reading counts: %w", err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	var sum uint64
-	for ok := it.First(); ok; ok = it.Next() {
-		key, value := it.Key(), it.Value()
-		if len(key) != countKeySize || len(value) != 8 || binary.BigEndian.Uint16(key[1:]) >= stripes {
-			return fmt.Errorf("%w: count %x", ErrFormat, key)
-		}
-		n := binary.BigEndian.Uint64(value)
-		s.stripes[binary.BigEndian.Uint16(key[1:])].swaps = n
-		sum += n
-	}
-	s.position.Store(sum)
-	return it.Error()
 }

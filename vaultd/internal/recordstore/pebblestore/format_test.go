@@ -28,17 +28,18 @@ func FuzzParseRecord(f *testing.F) {
 }
 
 func FuzzParseMeta(f *testing.F) {
-	f.Add(appendMeta(nil, recordstore.StoreID{1, 15: 2}))
-	f.Add(appendMeta(nil, recordstore.StoreID{})[1:])
+	f.Add(appendMeta(nil, formatVersion, recordstore.StoreID{1, 15: 2}))
+	f.Add(appendMeta(nil, formatCounts, recordstore.StoreID{1, 15: 2}))
+	f.Add(appendMeta(nil, formatVersion, recordstore.StoreID{})[1:])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := parseMeta(b)
+		version, id, err := parseMeta(b)
 		if err != nil {
 			if !errors.Is(err, ErrFormat) {
 				t.Fatalf("error %v is not ErrFormat", err)
 			}
 			return
 		}
-		if again := appendMeta(nil, id); !bytes.Equal(again, b) {
+		if again := appendMeta(nil, version, id); !bytes.Equal(again, b) {
 			t.Fatalf("%x parsed and re-encodes as %x", b, again)
 		}
 	})

@@ -4,16 +4,18 @@
 // Keys and values (integers are big-endian):
 //
 //	00                   → lp(format name) ‖ format version u8 ‖ store id 16
-//	01 ‖ stripe u16      → swaps done so far under this stripe's lock, u64
 //	02 ‖ record id 16    → version u64 ‖ data
 //
-// Every swap writes its record and its stripe's count in one batch, synced. The
-// store's position is the sum of the counts.
+// (Format 1 had swap counts under 01, which nobody reads any more.)
+//
+// Every swap is one write, synced. The store's position is the sequence number that
+// Pebble gave to it: one more with each write, kept in Pebble's log and manifest, so
+// that it goes on after a crash where it was, or later. Opening writes the
+// description again, to learn it, and so adds one.
 package pebblestore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,10 +64,6 @@ type Options struct {
 
 const defaultCacheSize = 32 << 20
 
-// stripes is how many locks the ids are spread over: at 64 swaps at a time, one
-// in sixteen meets another on its lock.
-const stripes = 1024
-
 // Store implements recordstore.Store.
 type Store struct {
 	// static after construction
@@ -75,7 +73,7 @@ type Store struct {
 	fatal func(error)
 
 	stripes  [stripes]stripe
-	position atomic.Uint64 // swaps that are durable
+	position atomic.Uint64 // sequence number of the last durable write
 
 	failed  atomic.Bool // failure is set; for a look without the lock
 	failMu  sync.Mutex
@@ -84,45 +82,6 @@ type Store struct {
 
 	closing sync.RWMutex // held for reading during every call
 	closed  bool         // guarded by closing
-}
-
-// stripe serialises all that happens to its ids. A swap holds it until its commit
-// is on the disk: Pebble shows a batch to readers before it is synced.
-type stripe struct {
-	lock chan struct{} // holds one token while the stripe is free
-
-	// guarded by lock
-	swaps uint64
-	seen  [4]seen // the last records that were read or swapped; the zero id: none
-	next  uint8   // which of seen goes next
-}
-
-// seen is the version that a record has. It needs not be read again: nobody else
-// writes to the directory, and each swap of this process notes what it made. So a
-// swap that follows its load reads no record only to compare its version.
-type seen struct {
-	id      recordstore.ID
-	version recordstore.Version
-}
-
-func (st *stripe) version(id recordstore.ID) (v recordstore.Version, known bool) {
-	for _, s := range st.seen {
-		if s.id == id {
-			return s.version, true
-		}
-	}
-	return 0, false
-}
-
-func (st *stripe) see(id recordstore.ID, v recordstore.Version) {
-	for i := range st.seen {
-		if st.seen[i].id == id {
-			st.seen[i].version = v
-			return
-		}
-	}
-	st.seen[st.next] = seen{id, v}
-	st.next = (st.next + 1) % uint8(len(st.seen))
 }
 
 var _ recordstore.Store = (*Store)(nil)
@@ -214,29 +173,6 @@ func (s *Store) errFailed() error {
 	return fmt.Errorf("%w: a commit failed", recordstore.ErrClosed)
 }
 
-// lockStripe waits for the stripe of an id. The id is a keyed hash, its first
-// bytes are as even as any.
-func (s *Store) lockStripe(ctx context.Context, id recordstore.ID) (*stripe, uint16, error) {
-	n := binary.BigEndian.Uint16(id[:]) % stripes
-	st := &s.stripes[n]
-	select {
-	case <-st.lock: // mostly; and cheaper than to wait for either
-	default:
-		select {
-		case <-st.lock:
-		case <-ctx.Done():
-			return nil, 0, ctx.Err()
-		}
-	}
-	if s.failed.Load() { // while we waited
-		st.unlock()
-		return nil, 0, s.errFailed()
-	}
-	return st, n, nil
-}
-
-func (st *stripe) unlock() { st.lock <- struct{}{} }
-
 // Load implements recordstore.Store. It waits for a swap of the same stripe, so
 // that it shows nothing that a power cut could still undo.
 func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
@@ -244,7 +180,7 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 		return nil, 0, err
 	}
 	defer s.leave()
-	st, _, err := s.lockStripe(ctx, id)
+	st, err := s.lockStripe(ctx, id)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -280,7 +216,7 @@ func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.
 		return 0, err
 	}
 	defer s.leave()
-	st, n, err := s.lockStripe(ctx, id)
+	st, err := s.lockStripe(ctx, id)
 	if err != nil {
 		return 0, err
 	}
@@ -294,22 +230,19 @@ func (s *Store) Swap(ctx context.Context, id recordstore.ID, expect recordstore.
 	if v != expect {
 		return 0, recordstore.ErrConflict
 	}
-	if err := s.commit(id, expect+1, data, n, st.swaps+1); err != nil {
+	if err := s.commit(id, expect+1, data); err != nil {
 		s.fail(err)
 		return 0, fmt.Errorf("%w: %w", recordstore.ErrUnknown, err)
 	}
-	st.swaps++
 	st.see(id, expect+1)
-	s.position.Add(1)
 	return expect + 1, nil
 }
 
 // errGaveUp stands for a commit that Pebble reported to its logger only.
 var errGaveUp = errors.New("pebble gave up")
 
-// commit writes the record and the count, and waits until both are on the disk.
-func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte, n uint16, swaps uint64) (err error) {
-	defer func() { err = orPanic(err, recover()) }()
+// commit writes the record, and waits until it is on the disk.
+func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte) error {
 	b := s.db.NewBatchWithSize(len(data) + 128)
 	record := b.SetDeferred(recordKeySize, versionSize+len(data))
 	appendRecordKey(record.Key[:0], id)
@@ -317,12 +250,12 @@ func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte, n 
 	if err := record.Finish(); err != nil {
 		return fmt.Errorf("writing record: %w", err)
 	}
-	count := b.SetDeferred(countKeySize, 8)
-	appendCountKey(count.Key[:0], n)
-	binary.BigEndian.PutUint64(count.Value, swaps)
-	if err := count.Finish(); err != nil {
-		return fmt.Errorf("writing count: %w", err)
-	}
+	return s.commitBatch(b)
+}
+
+// commitBatch commits and ends a batch of one write, and keeps its sequence number.
+func (s *Store) commitBatch(b *pebble.Batch) (err error) {
+	defer func() { err = orPanic(err, recover()) }()
 	// Sync is not an option of ours: a charge that is not on the disk is none.
 	if err := b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("committing: %w", err)
@@ -330,7 +263,15 @@ func (s *Store) commit(id recordstore.ID, v recordstore.Version, data []byte, n 
 	// Pebble tells its logger of a failed commit and, when that returns, answers
 	// that all is well.
 	if s.failed.Load() {
-		return errGaveUp
+		s.failMu.Lock()
+		defer s.failMu.Unlock()
+		return fmt.Errorf("%w: %w", errGaveUp, s.failure)
+	}
+	for at := uint64(b.SeqNum()); ; {
+		last := s.position.Load()
+		if last >= at || s.position.CompareAndSwap(last, at) {
+			break
+		}
 	}
 	b.Close() // only now: a failed batch may still be in use
 	return nil

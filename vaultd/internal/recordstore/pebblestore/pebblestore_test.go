@@ -95,14 +95,12 @@ func TestForeignContentIsRefused(t *testing.T) {
 	}
 	record := append([]byte{2}, id...)
 	for name, content := range map[string]map[string][]byte{
-		"no description":     {"anything": []byte("x")},
-		"another kind":       {"\x00": meta("chatvault recordz", 1)},
-		"a later version":    {"\x00": meta("chatvault records", 2)},
-		"a longer one":       {"\x00": append(meta("chatvault records", 1), 0)},
-		"count of no stripe": {"\x00": meta("chatvault records", 1), "\x01\xff\xff": make([]byte, 8)},
-		"count of 7 bytes":   {"\x00": meta("chatvault records", 1), "\x01\x00\x00": make([]byte, 7)},
-		"record in part":     {"\x00": meta("chatvault records", 1), string(record): make([]byte, 8)},
-		"version 0":          {"\x00": meta("chatvault records", 1), string(record): make([]byte, 9)},
+		"no description":  {"anything": []byte("x")},
+		"another kind":    {"\x00": meta("chatvault recordz", 1)},
+		"a later version": {"\x00": meta("chatvault records", 3)},
+		"a longer one":    {"\x00": append(meta("chatvault records", 1), 0)},
+		"record in part":  {"\x00": meta("chatvault records", 1), string(record): make([]byte, 8)},
+		"version 0":       {"\x00": meta("chatvault records", 1), string(record): make([]byte, 9)},
 	} {
 		dir := t.TempDir()
 		db, err := pebble.Open(dir, &pebble.Options{Logger: quiet{t}})
@@ -124,6 +122,49 @@ func TestForeignContentIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestFormat1Opens: with its counts, and as format 2 from then on.
+func TestFormat1Opens(t *testing.T) {
+	dir, id, storeID := t.TempDir(), bytes.Repeat([]byte{7}, 16), bytes.Repeat([]byte{9}, 16)
+	meta := func(version byte) []byte {
+		return append([]byte("\x00\x11chatvault records"+string(version)), storeID...)
+	}
+	put := map[string][]byte{
+		"\x00": meta(1), "\x01\x00\x07": binary.BigEndian.AppendUint64(nil, 3),
+		"\x02" + string(id): append(binary.BigEndian.AppendUint64(nil, 3), "data"...),
+	}
+	db, err := pebble.Open(dir, &pebble.Options{Logger: quiet{t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range put {
+		if err := db.Set([]byte(k), v, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Close()
+	s := open(t, dir, pebblestore.Options{})
+	data, v, err := s.Load(t.Context(), recordstore.ID(id))
+	if err != nil || v != 3 || string(data) != "data" || s.StoreID() != recordstore.StoreID(storeID) {
+		t.Errorf("%q, %d, %v in store %s", data, v, err, s.StoreID())
+	}
+	if p, err := s.Position(t.Context()); err != nil || p < 3 {
+		t.Errorf("position %d, %v, after 3 swaps", p, err)
+	}
+	if ids, err := s.Scan(t.Context(), recordstore.ID{}, 10); err != nil || len(ids) != 1 {
+		t.Errorf("scanned %v, %v", ids, err)
+	}
+	s.Close()
+	if db, err = pebble.Open(dir, &pebble.Options{Logger: quiet{t}}); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	got, closer, err := db.Get([]byte{0})
+	if err != nil || !bytes.Equal(got, meta(2)) {
+		t.Fatalf("the description is %q, %v", got, err)
+	}
+	closer.Close()
 }
 
 type quiet struct{ t *testing.T }

@@ -1,0 +1,72 @@
+package pebblestore
+
+import (
+	"context"
+	"encoding/binary"
+
+	"chatvault/vaultd/internal/recordstore"
+)
+
+// stripes is how many locks the ids are spread over: at 64 swaps at a time, one
+// in sixteen meets another on its lock.
+const stripes = 1024
+
+// stripe serialises all that happens to its ids. A swap holds it until its commit
+// is on the disk: Pebble shows a batch to readers before it is synced.
+type stripe struct {
+	lock chan struct{} // holds one token while the stripe is free
+
+	// guarded by lock
+	seen [4]seen // the last records that were read or swapped; the zero id: none
+	next uint8   // which of seen goes next
+}
+
+// seen is the version that a record has. It needs not be read again: nobody else
+// writes to the directory, and each swap of this process notes what it made. So a
+// swap that follows its load reads no record only to compare its version.
+type seen struct {
+	id      recordstore.ID
+	version recordstore.Version
+}
+
+func (st *stripe) version(id recordstore.ID) (v recordstore.Version, known bool) {
+	for _, s := range st.seen {
+		if s.id == id {
+			return s.version, true
+		}
+	}
+	return 0, false
+}
+
+func (st *stripe) see(id recordstore.ID, v recordstore.Version) {
+	for i := range st.seen {
+		if st.seen[i].id == id {
+			st.seen[i].version = v
+			return
+		}
+	}
+	st.seen[st.next] = seen{id, v}
+	st.next = (st.next + 1) % uint8(len(st.seen))
+}
+
+// lockStripe waits for the stripe of an id. The id is a keyed hash, its first
+// bytes are as even as any.
+func (s *Store) lockStripe(ctx context.Context, id recordstore.ID) (*stripe, error) {
+	st := &s.stripes[binary.BigEndian.Uint16(id[:])%stripes]
+	select {
+	case <-st.lock: // mostly; and cheaper than to wait for either
+	default:
+		select {
+		case <-st.lock:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if s.failed.Load() { // while we waited
+		st.unlock()
+		return nil, s.errFailed()
+	}
+	return st, nil
+}
+
+func (st *stripe) unlock() { st.lock <- struct{}{} }
