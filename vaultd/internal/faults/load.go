@@ -105,9 +105,7 @@ func (r *run) finish(ctx context.Context, c, node int, t *target, start *Op, rng
 	for range 1 + rng.IntN(2) {
 		op := *start
 		op.Kind = RegisterFinish
-		if result, err := r.do(ctx, c, node, &op); err == nil {
-			t.learn(&op, result)
-		}
+		r.whole(ctx, c, node, t, &op)
 	}
 }
 

@@ -87,8 +87,12 @@ func (a account) step(op Op) (account, Result) {
 	case Cancel:
 		said = a.cancel(op)
 	}
-	return a, Result{Status: said.status, Until: said.until, Charge: said.charge, Claim: said.claim,
+	result := Result{Status: said.status, Until: said.until, Charge: said.charge, Claim: said.claim,
 		State: a.state, Generation: a.generation, Charges: a.charges, Base: a.base}
+	if a.state == record.Live {
+		result.Left = uint8(a.left())
+	}
+	return a, result
 }
 
 func (a *account) gone() answer {

@@ -66,6 +66,7 @@ type Result struct {
 	Generation uint64
 	Charges    uint64
 	Base       uint64
+	Left       uint8 // attempts
 }
 
 // Node is one vault. It completes op, also when it fails. An error that wraps
