@@ -62,7 +62,7 @@ func ClaimTimes(c record.Claim, p Params) (ripens, lapses uint64) {
 	return seconds(ripe(c, p)), seconds(ripe(c, p).Add(p.ClaimWindow))
 }
 
-func ripe(c record.Claim, p Params) time.Time { return unix(c.Made).Add(p.ReplaceDelay) }
+func ripe(c record.Claim, p Params) time.Time { return unix(c.Made).Add(p.ReplaceDelay + p.Doubt) }
 
 func expired(c record.Claim, now time.Time, p Params) bool {
 	return !now.Before(ripe(c, p).Add(p.ClaimWindow))

@@ -28,6 +28,9 @@ type Params struct {
 	ClaimWindow time.Duration
 	// Pacing slows failures down on devices other than the owner's.
 	Pacing bool
+	// Doubt is how much of the present time may be a jump of the clock. Nobody's
+	// key is destroyed, and no claim ripens, by so much time.
+	Doubt time.Duration
 }
 
 // Defaults are the times that the design names.
@@ -64,7 +67,7 @@ func Settle(r *record.Record, now time.Time, p Params) bool {
 		return false
 	}
 	for _, e := range r.Entries {
-		if e.Open && now.Before(unix(e.Time).Add(p.DestroyAfter)) {
+		if e.Open && now.Before(unix(e.Time).Add(p.DestroyAfter+p.Doubt)) {
 			return false
 		}
 	}

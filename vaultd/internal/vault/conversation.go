@@ -157,8 +157,8 @@ func (c *Conversation) status(ctx context.Context) vaultmsg.Reply {
 	var left uint8
 	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
 		now := c.v.cfg.Now()
-		settled := r != nil && rules.Settle(r, now, c.v.cfg.Params)
-		s, left = rules.Status(r, c.device, now, c.v.cfg.Params), leftOf(r)
+		settled := r != nil && rules.Settle(r, now, c.v.params())
+		s, left = rules.Status(r, c.device, now, c.v.params()), leftOf(r)
 		return r, settled, nil
 	})
 	if err != nil {

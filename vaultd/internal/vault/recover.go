@@ -67,7 +67,7 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 			a.generation = r.Generation
 			a.ID = vaultmsg.AttemptID(r.Generation, c.device, blinded)
 		}
-		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.cfg.Params)
+		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.params())
 		if verdict.Status == frame.OK && verdict.Write {
 			var until uint64
 			var err error
@@ -229,7 +229,7 @@ func (c *Conversation) fail(ctx context.Context, kind vaultmsg.EventKind) vaultm
 	a := c.attempt
 	reply := vaultmsg.Reply{Charged: true}
 	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
-		verdict := rules.Fail(r, a.Attempt, a.generation, kind, c.v.cfg.Now(), c.v.cfg.Params)
+		verdict := rules.Fail(r, a.Attempt, a.generation, kind, c.v.cfg.Now(), c.v.params())
 		reply.Status, reply.Left = verdict.Status, leftOf(r)
 		return r, verdict.Write, nil
 	})

@@ -48,7 +48,7 @@ func (c *Conversation) registerStart(ctx context.Context, m vaultmsg.RegisterSta
 
 func (c *Conversation) mayRegister(ctx context.Context, g rules.Registration) (auth rules.Authority, v rules.Verdict, left uint8, err error) {
 	err = c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
-		auth, v = rules.MayRegister(r, g, c.v.cfg.Now(), c.v.cfg.Params)
+		auth, v = rules.MayRegister(r, g, c.v.cfg.Now(), c.v.params())
 		left = leftOf(r)
 		return r, v.Write, nil
 	})
@@ -108,7 +108,7 @@ func (c *Conversation) registerFinish(ctx context.Context, m vaultmsg.RegisterFi
 // register makes the next generation's record, signed; nil if the rules refuse.
 func (c *Conversation) register(ctx context.Context, r *record.Record, s started, m vaultmsg.RegisterFinish) (*record.Record, rules.Verdict, error) {
 	now := c.v.cfg.Now()
-	auth, v := rules.MayRegister(r, s.Registration, now, c.v.cfg.Params)
+	auth, v := rules.MayRegister(r, s.Registration, now, c.v.params())
 	if auth == rules.NoAuthority {
 		return nil, v, nil
 	}
@@ -134,7 +134,7 @@ func receiptOf(r *record.Record) vaultmsg.Receipt {
 
 func (c *Conversation) delete(ctx context.Context, m vaultmsg.Delete) vaultmsg.Reply {
 	return c.change(ctx, "delete", func(r *record.Record) rules.Verdict {
-		return rules.Delete(r, c.device, m.Generation, c.v.cfg.Now(), c.v.cfg.Params)
+		return rules.Delete(r, c.device, m.Generation, c.v.cfg.Now(), c.v.params())
 	})
 }
 
@@ -143,11 +143,11 @@ func (c *Conversation) claim(ctx context.Context, m vaultmsg.Claim) vaultmsg.Rep
 	rand.Read(id[:])
 	var made record.Claim
 	reply := c.change(ctx, "claim", func(r *record.Record) (v rules.Verdict) {
-		made, v = rules.AddClaim(r, c.device, m.What, m.Generation, id, c.v.cfg.Now(), c.v.cfg.Params)
+		made, v = rules.AddClaim(r, c.device, m.What, m.Generation, id, c.v.cfg.Now(), c.v.params())
 		return v
 	})
 	if reply.Status == frame.OK {
-		ripens, lapses := rules.ClaimTimes(made, c.v.cfg.Params)
+		ripens, lapses := rules.ClaimTimes(made, c.v.params())
 		reply.Body = vaultmsg.Claimed{ID: made.ID, Ripe: ripens, Expires: lapses}
 	}
 	return reply
@@ -155,7 +155,7 @@ func (c *Conversation) claim(ctx context.Context, m vaultmsg.Claim) vaultmsg.Rep
 
 func (c *Conversation) cancel(ctx context.Context, m vaultmsg.Cancel) vaultmsg.Reply {
 	return c.change(ctx, "cancel", func(r *record.Record) rules.Verdict {
-		return rules.Cancel(r, c.device, m.ID, c.v.cfg.Now(), c.v.cfg.Params)
+		return rules.Cancel(r, c.device, m.ID, c.v.cfg.Now(), c.v.params())
 	})
 }
 

@@ -36,9 +36,12 @@ type Config struct {
 	// all nodes of a store. 0 caps nothing.
 	MaxCharges, MaxLocks int
 	// Count, if set, hears of each Event once it is stored. It must not block.
-	Count  func(Event)
-	Now    func() time.Time
-	Logger *slog.Logger
+	Count func(Event)
+	Now   func() time.Time
+	// Elapsed is time as a clock has it that nobody sets, since any moment: Now is
+	// held against it. Default: the system's, or Now's when Now is set.
+	Elapsed func() time.Duration
+	Logger  *slog.Logger
 }
 
 // Vault is one node's vault. All methods are safe for concurrent use.
@@ -50,18 +53,17 @@ type Vault struct {
 	decoy        decoy
 	decoys       decoys
 	permits      *permits
+	clock        *clock
 	locks        [256]chan struct{} // by record id: spares colliding swaps, guards nothing
 }
 
 // New readies a vault: it asks the HSM for its public key, and for a decoy OPRF
 // key that makes refusals cost what evaluations do.
 func New(ctx context.Context, cfg Config) (*Vault, error) {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	clock := newClock(&cfg)
 	if cfg.Count == nil {
 		cfg.Count = func(Event) {}
 	}
@@ -81,7 +83,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
-	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart)}
+	v := &Vault{cfg: cfg, decoys: decoys{known: make(map[byte]place)}, pending: newPending(cfg.Pending, cfg.MaxStart), clock: clock}
 	for i := range v.locks {
 		v.locks[i] = make(chan struct{}, 1)
 	}
@@ -89,7 +91,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 		return nil, fmt.Errorf("opaque public key: %w", err)
 	}
 	v.records = &records{fleet: cfg.Fleet, epoch: cfg.Epoch, store: cfg.Store, hsm: cfg.HSM}
-	v.permits = newPermits(v.records, cfg.Now, cfg.Logger, cfg.MaxCharges, cfg.MaxLocks)
+	v.permits = newPermits(v.records, clock.believed, cfg.Logger, cfg.MaxCharges, cfg.MaxLocks)
 	if v.decoy, err = newDecoy(ctx, cfg.HSM); err != nil {
 		return nil, fmt.Errorf("decoy key: %w", err)
 	}
@@ -149,7 +151,7 @@ func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
 func (v *Vault) settle(ctx context.Context, id recordstore.ID) (changed bool, err error) {
 	r, version, err := v.records.load(ctx, id)
 	before := stateOf(r)
-	if err != nil || r == nil || !rules.Settle(r, v.cfg.Now(), v.cfg.Params) {
+	if err != nil || r == nil || !rules.Settle(r, v.cfg.Now(), v.params()) {
 		return false, err
 	}
 	err = v.records.swap(ctx, id, version, r)
@@ -158,6 +160,13 @@ func (v *Vault) settle(ctx context.Context, id recordstore.ID) (changed bool, er
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// params are the rules' times, and how far the clock is to be believed.
+func (v *Vault) params() rules.Params {
+	p := v.cfg.Params
+	p.Doubt = v.clock.doubt()
+	return p
 }
 
 // evaluate returns the OPRF evaluation under a record's wrapped key.
