@@ -63,7 +63,7 @@ type Record struct {
 
 	// Who may do what.
 	Owner        vaultmsg.Thumbprint
-	Replacements [MaxReplacements]uint64 // newest first; cleared by a KE3
+	Replacements [MaxReplacements]uint64 // newest first; cleared by a KE3, kept by a tombstone
 	Claims       []Claim                 // at most MaxClaims
 
 	Events []vaultmsg.Event // at most MaxEvents, newest first

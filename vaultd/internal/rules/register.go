@@ -21,7 +21,9 @@ const (
 )
 
 // replacementWindow is the time within which the owner device may replace its
-// record only record.MaxReplacements times, unless a KE3 comes between.
+// record only record.MaxReplacements times, unless a KE3 comes between. Deleting it
+// and registering anew counts as replacing it, whichever device registers: else the
+// limit could be walked around, and history be flushed with it.
 const replacementWindow = 24 * time.Hour
 
 // Registration is a registration as the vault issued it.
@@ -52,6 +54,11 @@ func mayRegister(r *record.Record, g Registration, now time.Time, p Params) (Aut
 		if g.Purpose != vaultmsg.PurposeRegister {
 			return NoAuthority, refuse(frame.Conflict) // it would replace nothing
 		}
+		if r != nil && r.State == record.Deleted {
+			if until := replacedTooOften(r, now); until != 0 {
+				return NoAuthority, Verdict{Status: frame.TooMany, Until: until}
+			}
+		}
 		return OverNothing, Verdict{}
 	}
 	switch g.Purpose {
@@ -75,9 +82,8 @@ func mayRegister(r *record.Record, g Registration, now time.Time, p Params) (Aut
 // KE3.
 func mayReplace(r *record.Record, device vaultmsg.Thumbprint, what vaultmsg.ClaimKind, now time.Time, p Params) (Authority, Verdict) {
 	if device == r.Owner {
-		oldest := r.Replacements[record.MaxReplacements-1]
-		if what == vaultmsg.ClaimReplace && oldest != 0 && now.Before(unix(oldest).Add(replacementWindow)) {
-			return NoAuthority, Verdict{Status: frame.TooMany, Until: oldest + seconds(unix(0).Add(replacementWindow))}
+		if until := replacedTooOften(r, now); what == vaultmsg.ClaimReplace && until != 0 {
+			return NoAuthority, Verdict{Status: frame.TooMany, Until: until}
 		}
 		return ByOwner, Verdict{}
 	}
@@ -93,6 +99,15 @@ func mayReplace(r *record.Record, device vaultmsg.Thumbprint, what vaultmsg.Clai
 		return ByClaim, Verdict{}
 	}
 	return NoAuthority, pending
+}
+
+// replacedTooOften says when the record may be replaced again, 0 for at once.
+func replacedTooOften(r *record.Record, now time.Time) (until uint64) {
+	oldest := r.Replacements[record.MaxReplacements-1]
+	if oldest == 0 || !now.Before(unix(oldest).Add(replacementWindow)) {
+		return 0
+	}
+	return oldest + uint64(replacementWindow/time.Second)
 }
 
 // Register stores a registration: n → n+1. made is the new record's content that
@@ -115,9 +130,12 @@ func Register(r *record.Record, g Registration, auth Authority, made record.Reco
 			kind = vaultmsg.EventReplaced
 			next.Replaced, next.ReplacedFailures = r.Generation, r.Failures()
 		}
-		if auth == ByOwner {
+		switch {
+		case auth == ByOwner, r.State == record.Deleted:
 			next.Replacements[0] = seconds(now)
 			copy(next.Replacements[1:], r.Replacements[:])
+		case auth == OverNothing:
+			next.Replacements = r.Replacements
 		}
 	}
 	note(&next, event(kind, g.Device, now))

@@ -83,7 +83,7 @@ func bury(r *record.Record, state record.State, now time.Time, e vaultmsg.Event)
 		Registration: r.Registration, BodyHash: r.BodyHash,
 		Replaced: r.Replaced, ReplacedFailures: r.ReplacedFailures,
 		RegisteredBy: r.RegisteredBy, RegisteredAt: r.RegisteredAt, ReceiptSignature: r.ReceiptSignature,
-		Owner: r.Owner, Events: r.Events,
+		Owner: r.Owner, Events: r.Events, Replacements: r.Replacements,
 	}
 	*r = left
 	e.Time = seconds(now)

@@ -265,3 +265,67 @@ func TestRegisterKeepsWhatMustSurvive(t *testing.T) {
 		}
 	}
 }
+
+// TestDeletingIsNoWayAroundTheLimit: whatever the owner does, with however many
+// devices, in any 24 hours without a KE3 at most three registrations replace a record
+// or follow a deletion; and nobody is kept from deleting.
+func TestDeletingIsNoWayAroundTheLimit(t *testing.T) {
+	p := params()
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		r, now := live(), start
+		var turns []time.Time
+		refused := 0
+		for range 60 {
+			now = now.Add(time.Duration(rng.IntN(300)) * time.Minute)
+			device := []vaultmsg.Thumbprint{owner, other}[rng.IntN(2)]
+			if r.State == record.Live && rng.IntN(2) == 0 {
+				if v := rules.Delete(r, r.Owner, r.Generation, now, p); v.Status != frame.OK {
+					t.Fatalf("seed %d: delete: %s", seed, v.Status)
+				}
+				continue
+			}
+			g := rules.Registration{Device: device, Purpose: vaultmsg.PurposeRegister, Generation: r.Generation + 1}
+			if r.State == record.Live {
+				g.Device, g.Purpose = r.Owner, vaultmsg.PurposeReplace
+			}
+			auth, v := rules.MayRegister(r, g, now, p)
+			if auth == rules.NoAuthority {
+				if v.Status != frame.TooMany || v.Until <= uint64(now.Unix()) || v.Until > uint64(now.Add(24*time.Hour).Unix()) {
+					t.Fatalf("seed %d: %+v", seed, v)
+				}
+				refused++
+				continue
+			}
+			*r = rules.Register(r, g, auth, record.Record{OPRFKey: [80]byte{1}}, now)
+			if turns = append(turns, now); len(turns) > 3 && now.Sub(turns[len(turns)-4]) < 24*time.Hour {
+				t.Fatalf("seed %d: four registrations within %v", seed, now.Sub(turns[len(turns)-4]))
+			}
+		}
+		if refused == 0 {
+			t.Errorf("seed %d: nothing was refused", seed)
+		}
+	}
+}
+
+// TestADestroyedRecordMayBeRegisteredAtOnce: ten wrong passwords are not the owner's
+// doing. What was counted before stays counted.
+func TestADestroyedRecordMayBeRegisteredAtOnce(t *testing.T) {
+	p := params()
+	r := live()
+	r.Replacements = [3]uint64{uint64(start.Unix()), uint64(start.Unix()), uint64(start.Unix())}
+	fill(r, 10, false)
+	if !rules.Settle(r, start, p) {
+		t.Fatal("not destroyed")
+	}
+	g := rules.Registration{Device: other, Purpose: vaultmsg.PurposeRegister, Generation: 2}
+	auth, v := rules.MayRegister(r, g, start, p)
+	if auth != rules.OverNothing {
+		t.Fatal(v.Status)
+	}
+	next := rules.Register(r, g, auth, record.Record{}, start)
+	g = rules.Registration{Device: other, Purpose: vaultmsg.PurposeReplace, Generation: 3}
+	if auth, v := rules.MayRegister(&next, g, start, p); auth != rules.NoAuthority || v.Status != frame.TooMany {
+		t.Errorf("a fourth replacement: %v, %s", auth, v.Status)
+	}
+}
