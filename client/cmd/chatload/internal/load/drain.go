@@ -12,6 +12,10 @@ import (
 // leave; its latencies are how the relay spreads them.
 const opTold = "told"
 
+// drainAfter is how long all are held before the relay is told: other processes
+// of the same load may be a little behind.
+const drainAfter = 2 * time.Second
+
 // drain is what a crowd notes of a relay that drains. The zero value notes
 // nothing.
 type drain struct {
@@ -27,6 +31,7 @@ func planDrain(e *Env) (plan, error) {
 	c.places(e.cfg.Connections)
 	return plan{settle: c.settle, close: c.close, stages: []stage{
 		{streams: []stream{{opConnect, e.opening(), e.cfg.MaxInFlight, c.open}}},
+		{atLeast: drainAfter},
 		{atLeast: e.cfg.Duration, begin: func() error { return c.drain.begin(e) }},
 	}}, nil
 }
