@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
-	"chatvault/vaultd/internal/recordstore/engines/postgres"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
-	"chatvault/vaultd/internal/recordstore/pgstore"
 	"chatvault/vaultd/internal/recordstore/remote"
 )
 
@@ -28,15 +27,18 @@ const callLimit = time.Second
 // cluster is etcd with its faults, and vault nodes over it.
 type cluster struct {
 	*etcdcluster.Cluster
+	clock *Clock
 	nodes []Node
 }
 
 // newCluster starts n members, and one vault node for each that knows no other:
-// what such a node is answered is what its member believes. One more knows all.
-func newCluster(t *testing.T, n int, o etcdcluster.Options) *cluster {
+// what such a node is answered is what its member believes. One more knows all. With
+// vaults they are those of package vault.
+func newCluster(t *testing.T, n int, o etcdcluster.Options, vaults bool) *cluster {
 	t.Helper()
-	c := &cluster{Cluster: etcdcluster.Start(t, n, o)}
+	c := &cluster{Cluster: etcdcluster.Start(t, n, o), clock: NewClock()}
 	all := c.Endpoints()
+	var stores []recordstore.Store
 	for i, endpoints := range append([][]string{all}, slices.Collect(slices.Chunk(all, 1))...) {
 		store, err := etcdstore.Open(t.Context(), etcdstore.Options{
 			Spec:   etcdstore.Spec{Endpoints: endpoints, Prefix: etcdstore.DefaultPrefix},
@@ -47,13 +49,59 @@ func newCluster(t *testing.T, n int, o etcdcluster.Options) *cluster {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { store.Close() })
-		c.nodes = append(c.nodes, &Local{Store: store, Rules: Vault()})
+		stores = append(stores, store)
 	}
+	c.nodes = nodesOver(t, c.clock, vaults, stores...)
 	return c
 }
 
-func (c *cluster) load(seed uint64) Load {
-	return Load{Seed: seed, Nodes: c.nodes, Clients: 12, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
+// nodesOver is a node over each store: the rules alone, or a vault and its phones.
+func nodesOver(t *testing.T, clock *Clock, vaults bool, stores ...recordstore.Store) (nodes []Node) {
+	t.Helper()
+	if vaults {
+		return phones(t, clock, stores...)
+	}
+	for _, store := range stores {
+		nodes = append(nodes, &Local{Store: store, Rules: Vault()})
+	}
+	return nodes
+}
+
+// clients is the load of the stores with several members.
+func clients(seed uint64, clock *Clock, nodes []Node) Load {
+	return Load{Seed: seed, Nodes: nodes, Clock: clock, Clients: 12, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
+}
+
+func (c *cluster) trial(seed uint64, faults func(ctx context.Context) ([]string, error)) trial {
+	return trial{store: storeName("etcd", c.nodes), members: len(c.Members), load: clients(seed, c.clock, c.nodes), limit: recovery, faults: faults}
+}
+
+func storeName(store string, nodes []Node) string {
+	if _, vaults := nodes[0].(*Phones); vaults {
+		return store + " through package vault"
+	}
+	return store
+}
+
+// inTurn makes faults happen one after the other.
+func inTurn(seed uint64, faults ...func(*rand.Rand) Fault) func(ctx context.Context) ([]string, error) {
+	return func(ctx context.Context) (told []string, err error) {
+		for i, f := range faults {
+			more, err := Schedule(ctx, seed<<8|uint64(i), 1, f)
+			told = append(told, more...)
+			if err != nil {
+				return told, err
+			}
+		}
+		return told, nil
+	}
+}
+
+// atRandom makes n faults happen, each as likely as the others.
+func atRandom(seed uint64, n int, faults ...func(*rand.Rand) Fault) func(ctx context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		return Schedule(ctx, seed, n, func(rng *rand.Rand) Fault { return faults[rng.IntN(len(faults))](rng) })
+	}
 }
 
 // some picks one member, mostly the leader.
@@ -77,7 +125,7 @@ func (c *cluster) killAll(*rand.Rand) Fault {
 
 func (c *cluster) pauseOne(rng *rand.Rand) Fault {
 	m := c.Members[c.some(rng)]
-	return Fault{"pause of one", m.Pause, m.Resume, [2]time.Duration{500 * time.Millisecond, 3 * time.Second}}
+	return Fault{"SIGSTOP of one", m.Pause, m.Resume, [2]time.Duration{500 * time.Millisecond, 3 * time.Second}}
 }
 
 func (c *cluster) each(f func(*etcdcluster.Member) error) error {
@@ -88,53 +136,15 @@ func (c *cluster) each(f func(*etcdcluster.Member) error) error {
 	return errors.Join(failed...)
 }
 
-// one of the faults, each as likely as the others.
-func one(faults ...func(*rand.Rand) Fault) func(*rand.Rand) Fault {
-	return func(rng *rand.Rand) Fault { return faults[rng.IntN(len(faults))](rng) }
-}
-
+// The rules alone at the first seed, package vault at the second, and so on.
 func TestEtcdUnderKillsAndPauses(t *testing.T) {
 	for _, n := range []int{3, 5} {
-		for seed := range uint64(2) {
+		for seed := range seedsOf(2, 10) {
 			t.Run(fmt.Sprintf("%d/%d", n, seed), func(t *testing.T) {
-				c := newCluster(t, n, etcdcluster.Options{})
-				h := under(t, c.load(seed), recovery, func(ctx context.Context) ([]string, error) {
-					return Schedule(ctx, seed, 7, one(c.killOne, c.killOne, c.killAll, c.pauseOne))
-				})
-				mustBeLinearizable(t, h)
+				c := newCluster(t, n, etcdcluster.Options{}, seed%2 == 1)
+				x := c.trial(seed, atRandom(seed, 6, c.killOne, c.killOne, c.killAll, c.pauseOne))
+				x.prove(t)
 			})
 		}
-	}
-}
-
-func TestPostgresUnderKillsAndPauses(t *testing.T) {
-	for seed := range uint64(2) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			server := postgres.Start(t, postgres.Options{})
-			var nodes []Node
-			for i := range 3 {
-				store, err := pgstore.Open(t.Context(), pgstore.Options{
-					Spec:         pgstore.Spec{User: postgres.Role, Endpoints: []string{server.Endpoint()}, Database: postgres.Database, Schema: pgstore.DefaultSchema},
-					PasswordFile: server.PasswordFile, Create: i == 0, Timeout: callLimit, Log: slog.New(slog.DiscardHandler),
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { store.Close() })
-				nodes = append(nodes, &Local{Store: store, Rules: Vault()})
-			}
-			load := Load{Seed: seed, Nodes: nodes, Clients: 12, Accounts: 4, AccountOps: 150, Timeout: 2 * callLimit}
-			h := under(t, load, recovery, func(ctx context.Context) ([]string, error) {
-				return Schedule(ctx, seed, 5, one(
-					func(*rand.Rand) Fault {
-						return Fault{"kill -9", server.Kill, server.Start, [2]time.Duration{0, 300 * time.Millisecond}}
-					},
-					func(*rand.Rand) Fault {
-						return Fault{"pause", server.Pause, server.Resume, [2]time.Duration{300 * time.Millisecond, 2 * time.Second}}
-					},
-				))
-			})
-			mustBeLinearizable(t, h)
-		})
 	}
 }

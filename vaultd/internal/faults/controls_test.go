@@ -53,6 +53,7 @@ func TestAVaultThatReadsStaleIsCaught(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			l := quick(seed)
+			l.Ops = 150
 			store := distant{newStale(memstore.New(), true)}
 			l.Nodes = phones(t, l.Clock, store, store)
 			h := NewHistory()

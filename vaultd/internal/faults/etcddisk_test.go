@@ -3,8 +3,8 @@
 package faults
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -13,17 +13,17 @@ import (
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
 )
 
-// onDisks is a cluster of three, each member on a disk that can lose power. The
+// onDisks is a cluster, each member on a disk that can lose power. The
 // disks have a journal: on disks that keep a name only when its own directory is
 // synced, which POSIX allows, a cluster of etcd came up empty after such cuts.
 type onDisks struct {
 	*cluster
-	disks [3]powered
+	disks []powered
 }
 
-func newOnDisks(t *testing.T, args ...string) *onDisks {
+func newOnDisks(t *testing.T, members int, args ...string) *onDisks {
 	t.Helper()
-	o := &onDisks{}
+	o := &onDisks{disks: make([]powered, members)}
 	for i := range o.disks {
 		o.disks[i] = powered{disk: cutfs.New(), dir: t.TempDir()}
 		o.disks[i].disk.Journal = true
@@ -32,13 +32,13 @@ func newOnDisks(t *testing.T, args ...string) *onDisks {
 		}
 		t.Cleanup(func() { o.disks[i].unmount() })
 	}
-	o.cluster = newCluster(t, len(o.disks), etcdcluster.Options{Args: args, Dir: func(i int) string { return o.disks[i].dir }})
+	o.cluster = newCluster(t, len(o.disks), etcdcluster.Options{Args: args, Dir: func(i int) string { return o.disks[i].dir }}, false)
 	return o
 }
 
 // cut cuts the power of some members at the same time.
 func (o *onDisks) cut(name string, rng *rand.Rand, which ...int) Fault {
-	var torn [3]*rand.Rand
+	torn := make([]*rand.Rand, len(o.disks))
 	for _, i := range which {
 		if rng.IntN(2) == 0 {
 			torn[i] = rand.New(rand.NewPCG(rng.Uint64(), 1))
@@ -72,7 +72,14 @@ func (o *onDisks) start(which ...int) func() error {
 }
 
 func (o *onDisks) cutOne(rng *rand.Rand) Fault { return o.cut("power cut of one", rng, o.some(rng)) }
-func (o *onDisks) cutAll(rng *rand.Rand) Fault { return o.cut("power cut of all", rng, 0, 1, 2) }
+func (o *onDisks) cutAll(rng *rand.Rand) Fault {
+	return o.cut("power cut of all", rng, upTo(len(o.disks))...)
+}
+
+// cutMajority leaves fewer members than it takes to answer.
+func (o *onDisks) cutMajority(rng *rand.Rand) Fault {
+	return o.cut("power cut of a majority", rng, rng.Perm(len(o.disks))[:len(o.disks)/2+1]...)
+}
 
 // slowSync has every sync of one member take longer, up to a good part of an
 // election's time.
@@ -109,42 +116,26 @@ func (o *onDisks) failedSync(rng *rand.Rand) Fault {
 }
 
 func TestEtcdOnBadDisks(t *testing.T) {
-	o := newOnDisks(t)
-	h := under(t, o.load(1), recovery, func(ctx context.Context) ([]string, error) {
-		var told []string
-		for seed, f := range []func(*rand.Rand) Fault{o.cutAll, o.cutOne, o.slowSync, o.cutAll, o.failedSync, o.cutAll, o.slowSync, o.cutOne, o.cutAll, o.failedSync, o.cutAll} {
-			more, err := Schedule(ctx, uint64(seed), 1, f)
-			told = append(told, more...)
-			if err != nil {
-				return told, err
-			}
+	for _, members := range []int{3, 5} {
+		for seed := range seedsOf(1, 5) {
+			t.Run(fmt.Sprintf("%d/%d", members, seed), func(t *testing.T) {
+				o := newOnDisks(t, members)
+				x := o.trial(seed, inTurn(seed, o.cutAll, o.cutMajority, o.slowSync, o.cutAll, o.failedSync, o.cutMajority, o.cutOne, o.cutAll))
+				x.prove(t)
+			})
 		}
-		return told, nil
-	})
-	mustBeLinearizable(t, h)
+	}
 }
 
 // An etcd that does not sync forgets what it acknowledged: charges are lost, or it
 // finds out and never serves again. Either has to be seen.
 func TestEtcdWithoutFsyncIsCaught(t *testing.T) {
-	o := newOnDisks(t, "--unsafe-no-fsync")
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	h := NewHistory()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		o.load(1).Run(ctx, h)
-	}()
-	_, broken := Schedule(ctx, 1, 2, o.cutAll)
-	if broken == nil {
-		broken = Alive(ctx, 10*time.Second, o.nodes...)
+	for seed := range seedsOf(2, 5) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			o := newOnDisks(t, 3, "--unsafe-no-fsync")
+			x := o.trial(seed, inTurn(seed, o.cutAll, o.cutAll))
+			x.limit = 8 * time.Second
+			x.convict(t, true)
+		})
 	}
-	cancel()
-	<-ended
-	guilty, _ := h.Check()
-	if broken == nil && guilty == 0 {
-		t.Fatalf("not caught in %s", h)
-	}
-	t.Logf("%s: lost on %d accounts; %v", h, guilty, broken)
 }

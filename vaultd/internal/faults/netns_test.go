@@ -7,9 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +28,24 @@ type network struct {
 	net  string // the first three bytes of all addresses
 }
 
+// networks counts those of this process.
+var networks atomic.Uint32
+
+// freeNet picks addresses that this machine does not have.
+func freeNet(t *testing.T) string {
+	t.Helper()
+	used, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		prefix := fmt.Sprintf("198.18.%d.", 1+rand.IntN(250))
+		if !slices.ContainsFunc(used, func(a net.Addr) bool { return strings.HasPrefix(a.String(), prefix) }) {
+			return prefix
+		}
+	}
+}
+
 // newNetwork lays the cables:
 //
 //	this machine .1 ── .2 hub
@@ -31,7 +53,7 @@ type network struct {
 func newNetwork(t *testing.T, members int) *network {
 	t.Helper()
 	// 198.18.0.0/15 is kept for such tests (RFC 2544, appendix C.2.2).
-	n := &network{t: t, name: fmt.Sprintf("cv%06x", rand.IntN(1<<24)), net: fmt.Sprintf("198.18.%d.", 1+rand.IntN(250))}
+	n := &network{t: t, name: fmt.Sprintf("cv%dx%d", os.Getpid(), networks.Add(1)), net: freeNet(t)}
 	hub, uplink := n.name+"h", n.name+"u"
 	n.must("netns add " + hub)
 	t.Cleanup(func() { n.run("netns del " + hub) })
@@ -64,8 +86,13 @@ func (n *network) member(i int) string { return n.name + "m" + strconv.Itoa(i) }
 
 func (n *network) host(i, offset int) string { return n.net + strconv.Itoa(4*i+offset) }
 
+// commandLimit is how long a command may take that sets up a network.
+const commandLimit = 30 * time.Second
+
 func (n *network) run(args string) error {
-	out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "ip", strings.Fields(args)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ip %s: %w: %s", args, err, out)
 	}
@@ -107,51 +134,60 @@ func (n *network) cut(what string, i int, from ...int) func() error {
 	}
 }
 
+// unplug pulls a member's cable.
+func (n *network) unplug(i int) Fault {
+	replug := func() error {
+		if err := n.cable(i, "up")(); err != nil {
+			return err
+		}
+		return n.run("-n " + n.member(i) + " route add default via " + n.host(i, 5)) // gone with the link
+	}
+	return Fault{"no cable", n.cable(i, "down"), replug, partitioned}
+}
+
+// alone has a member reach its clients, but no other member.
+func (n *network) alone(i, members int) Fault {
+	others := slices.DeleteFunc(upTo(members), func(j int) bool { return i == j })
+	return Fault{"no peers", n.cut("add", i, others...), n.cut("del", i, others...), partitioned}
+}
+
+// partitioned is how long a network stays broken: longer than an election takes.
+var partitioned = [2]time.Duration{1500 * time.Millisecond, 3500 * time.Millisecond}
+
+// upTo is 0, 1, …, n−1.
+func upTo(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
+}
+
 func TestEtcdOnABrokenNetwork(t *testing.T) {
 	for _, members := range []int{3, 5} {
-		t.Run(strconv.Itoa(members), func(t *testing.T) {
-			n := newNetwork(t, members)
-			c := newCluster(t, members, n.options())
-			lasts := [2]time.Duration{time.Second, 4 * time.Second}
-			replug := func(i int) func() error {
-				return func() error {
-					if err := n.cable(i, "up")(); err != nil {
-						return err
-					}
-					return n.run("-n " + n.member(i) + " route add default via " + n.host(i, 5)) // gone with the link
-				}
-			}
-			isolated := func(rng *rand.Rand) Fault {
-				i := c.some(rng)
-				return Fault{"no cable", n.cable(i, "down"), replug(i), lasts}
-			}
-			fromPeers := func(rng *rand.Rand) Fault {
-				i := c.some(rng)
-				var others []int
-				for j := range members {
-					if j != i {
-						others = append(others, j)
+		for seed := range seedsOf(1, 5) {
+			t.Run(fmt.Sprintf("%d/%d", members, seed), func(t *testing.T) {
+				n := newNetwork(t, members)
+				c := newCluster(t, members, n.options(), false)
+				leader := func(f func(i int) Fault) func(*rand.Rand) Fault {
+					return func(rng *rand.Rand) Fault {
+						i, err := c.Leader()
+						if err != nil {
+							i = rng.IntN(members)
+						}
+						return f(i)
 					}
 				}
-				return Fault{"no peers", n.cut("add", i, others...), n.cut("del", i, others...), lasts}
-			}
-			oneLink := func(rng *rand.Rand) Fault {
-				i := c.some(rng)
-				j := (i + 1 + rng.IntN(members-1)) % members
-				return Fault{"one link", n.cut("add", i, j), n.cut("del", i, j), lasts}
-			}
-			h := under(t, c.load(uint64(members)), recovery, func(ctx context.Context) ([]string, error) {
-				var told []string
-				for i, f := range []func(*rand.Rand) Fault{isolated, fromPeers, oneLink, fromPeers} {
-					more, err := Schedule(ctx, uint64(i), 1, f)
-					told = append(told, more...)
-					if err != nil {
-						return told, err
-					}
+				oneLink := func(rng *rand.Rand) Fault {
+					i := c.some(rng)
+					j := (i + 1 + rng.IntN(members-1)) % members
+					return Fault{"one link", n.cut("add", i, j), n.cut("del", i, j), partitioned}
 				}
-				return told, nil
+				some := func(rng *rand.Rand) Fault { return n.alone(c.some(rng), members) }
+				isolated := leader(func(i int) Fault { f := n.alone(i, members); f.Name = "isolated leader"; return f })
+				x := c.trial(uint64(members)+seed, inTurn(seed, isolated, leader(n.unplug), oneLink, some))
+				x.prove(t)
 			})
-			mustBeLinearizable(t, h)
-		})
+		}
 	}
 }

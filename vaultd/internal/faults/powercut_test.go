@@ -120,33 +120,36 @@ func (m *machine) failedSync(rng *rand.Rand) Fault {
 	return Fault{"failed fsync", func() error { m.disk.OnSync(func() error { return errors.New("broken") }); return nil }, end, [2]time.Duration{}}
 }
 
-func (m *machine) load(seed uint64) Load {
-	return Load{Seed: seed, Nodes: []Node{m}, Clients: 6, Accounts: 4, AccountOps: 200, Timeout: 2 * time.Second}
+func (m *machine) trial(seed uint64, faults func(ctx context.Context) ([]string, error)) trial {
+	load := Load{Seed: seed, Nodes: []Node{m}, Clock: NewClock(), Clients: 6, Accounts: 4, AccountOps: 200, Timeout: 2 * time.Second}
+	return trial{store: "Pebble", members: 1, load: load, limit: recovery, faults: faults}
 }
 
 // cuts is in how many rounds the power is cut.
 const cuts = 32
 
 func TestPebbleKeepsEveryChargeWhenThePowerIsCut(t *testing.T) {
-	m := newMachine(t)
-	before := m.disk.Syncs()
-	h := under(t, m.load(1), 10*time.Second, func(ctx context.Context) ([]string, error) {
-		return Schedule(ctx, 1, cuts, m.powerCut)
-	})
-	if n := m.disk.Syncs() - before; n < cuts {
-		t.Errorf("%d syncs: the store is not on this disk", n)
+	for seed := range seedsOf(1, 8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			m := newMachine(t)
+			before := m.disk.Syncs()
+			x := m.trial(seed, atRandom(seed, cuts, m.powerCut))
+			x.prove(t)
+			if n := m.disk.Syncs() - before; n < cuts {
+				t.Errorf("%d syncs: the store is not on this disk", n)
+			}
+		})
 	}
-	mustBeLinearizable(t, h)
 }
 
 func TestPebbleUnderSlowAndFailingSyncs(t *testing.T) {
-	m := newMachine(t)
-	h := under(t, m.load(2), 10*time.Second, func(ctx context.Context) ([]string, error) {
-		return Schedule(ctx, 2, 9, func(rng *rand.Rand) Fault {
-			return []func(*rand.Rand) Fault{m.slowSync, m.failedSync, m.powerCut}[rng.IntN(3)](rng)
+	for seed := range seedsOf(1, 8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			m := newMachine(t)
+			x := m.trial(seed, atRandom(seed, 9, m.slowSync, m.failedSync, m.powerCut))
+			x.prove(t)
 		})
-	})
-	mustBeLinearizable(t, h)
+	}
 }
 
 // A store that does not sync its log passes every kill -9. Here its lost charges
@@ -162,14 +165,8 @@ func TestStoreWithoutFsyncIsCaught(t *testing.T) {
 			if err := m.Start(); err != nil {
 				t.Fatal(err)
 			}
-			h := under(t, m.load(seed), 10*time.Second, func(ctx context.Context) ([]string, error) {
-				return Schedule(ctx, seed, 2, m.cleanCut)
-			})
-			guilty, _ := h.Check()
-			if guilty == 0 {
-				t.Fatalf("not caught in %s", h)
-			}
-			t.Logf("caught on %d accounts in %s", guilty, h)
+			x := m.trial(seed, atRandom(seed, 2, m.cleanCut))
+			x.convict(t, false)
 		})
 	}
 }

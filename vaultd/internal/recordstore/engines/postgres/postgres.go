@@ -327,8 +327,7 @@ func (s *Server) Standby(name string, o Options) (*Server, error) {
 		return nil, err
 	}
 	standby.options.Args = append([]string{"-c", "cluster_name=" + name}, o.Args...)
-	err = standby.tool("pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-		"-h", s.dir, "-p", strconv.Itoa(s.port), "-U", "postgres")
+	err = standby.Copy(s)
 	if err == nil {
 		err = standby.Start()
 	}
@@ -369,20 +368,35 @@ func (s *Server) signalAll(sig syscall.Signal) error {
 	if err := s.proc.Signal(sig); err != nil {
 		return err
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.proc.PID()))
+	children, err := s.children()
 	if err != nil {
 		return err
 	}
-	for field := range strings.FieldsSeq(string(b)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			return err
-		}
+	for _, pid := range children {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("%s to process %d: %w", sig, pid, err)
 		}
 	}
 	return nil
+}
+
+// children are the processes that the main process started; none if it has ended.
+func (s *Server) children() (pids []int, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.proc.PID()))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for field := range strings.FieldsSeq(string(b)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
 }
 
 // Stop ends the server in an orderly way ("fast"): sessions are ended.
