@@ -356,6 +356,10 @@ func TestLoadShowsOnlyWhatIsDurable(t *testing.T) {
 	if _, v, err := s.Load(ctx, recID(0)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a load during the sync: version %d, %v; a power cut would undo it", v, err)
 	}
+	// A stale read is not held up, and shows what is there or what will be.
+	if data, v, err := s.LoadStale(t.Context(), recID(0)); err != nil || v > 1 || (v == 1) != (string(data) == "charged") {
+		t.Errorf("a stale load during the sync: %q, %d, %v", data, v, err)
+	}
 	// Another record is not held up.
 	if _, v, err := s.Load(t.Context(), recordstore.ID{1}); v != 0 || err != nil {
 		t.Errorf("another record: %d, %v", v, err)

@@ -185,16 +185,31 @@ func (s *Store) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstor
 		return nil, 0, err
 	}
 	defer st.unlock()
+	return s.getSeen(st, id)
+}
+
+// LoadStale implements recordstore.Store. It does not wait for a swap of the same
+// stripe, and may show what that is about to make durable. Whoever swaps on it
+// waits then.
+func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, 0, err
+	}
+	defer s.leave()
+	if st := s.stripe(id); st.tryLock() {
+		defer st.unlock()
+		return s.getSeen(st, id)
+	}
+	return s.get(id)
+}
+
+// getSeen reads a record under the lock of its stripe, for the swap that may follow.
+func (s *Store) getSeen(st *stripe, id recordstore.ID) ([]byte, recordstore.Version, error) {
 	data, v, err := s.get(id)
 	if err == nil && id != (recordstore.ID{}) {
 		st.see(id, v)
 	}
 	return data, v, err
-}
-
-// LoadStale implements recordstore.Store. It is Load: this store has one copy.
-func (s *Store) LoadStale(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
-	return s.Load(ctx, id)
 }
 
 func (s *Store) get(id recordstore.ID) ([]byte, recordstore.Version, error) {
