@@ -186,17 +186,18 @@ func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) 
 	return err
 }
 
-// perSecond calls f for random accounts from all clients, for a while.
-func perSecond(ctx context.Context, length time.Duration, accounts int, f func(ctx context.Context, account int) error) (float64, error) {
+// chargeFor calls f for random accounts from all clients, for a while, and says how
+// often and how long.
+func chargeFor(ctx context.Context, length time.Duration, accounts int, f func(ctx context.Context, account int) error) (n int64, took time.Duration, err error) {
 	runtime.GC() // what the one side leaves behind is not the other's burden
 	began := time.Now()
-	n, err := concurrently(ctx, func(ctx context.Context) (bool, error) {
+	n, err = concurrently(ctx, func(ctx context.Context) (bool, error) {
 		if time.Since(began) > length {
 			return false, nil
 		}
 		return true, f(ctx, mathrand.IntN(accounts))
 	})
-	return float64(n) / time.Since(began).Seconds(), err
+	return n, time.Since(began), err
 }
 
 // concurrently has every client call step until it says that nothing is left, and

@@ -202,25 +202,41 @@ func chargeRow(ctx context.Context, p plan, e engine, slow bool) *row {
 	}
 	r.Server = s.server
 	for _, side := range []charges{s.ours, s.floor} { // to warm up
-		if _, err := perSecond(ctx, p.length/3, p.accounts, side.charge); err != nil {
+		if _, _, err := chargeFor(ctx, p.length/3, p.accounts, side.charge); err != nil {
 			r.Error = err.Error()
 			return r
 		}
 	}
-	r.repeat(ctx, p, func(ctx context.Context, i int) (m repetition, err error) {
-		first, second := s.ours, s.floor
-		to := []*float64{&m.Ours, &m.Floor}
-		if i%2 == 1 { // neither is always the first
-			first, second = second, first
-			slices.Reverse(to)
-		}
-		for n, side := range []charges{first, second} {
-			if *to[n], err = perSecond(ctx, p.length, p.accounts, side.charge); err != nil {
-				return m, err
-			}
-		}
-		m.Value = m.Ours / m.Floor
-		return m, nil
+	r.repeat(ctx, p, func(ctx context.Context, i int) (repetition, error) {
+		return s.byTurns(ctx, p, i%2 == 1)
 	})
 	return r
+}
+
+// turns is how many pieces of time each side gets in a repetition.
+const turns = 4
+
+// byTurns measures both sides in short pieces of time: ours, floor, floor, ours, and so on,
+// or the other way round. So whatever else the machine does meets both.
+func (s *sides) byTurns(ctx context.Context, p plan, floorFirst bool) (m repetition, err error) {
+	type sum struct {
+		charges int64
+		seconds float64
+	}
+	var ours, floor sum
+	for n := range 2 * turns {
+		side, of := s.ours, &ours
+		if (n+1)/2%2 == 1 != floorFirst {
+			side, of = s.floor, &floor
+		}
+		n, took, err := chargeFor(ctx, p.length/turns, p.accounts, side.charge)
+		if err != nil {
+			return m, err
+		}
+		of.charges += n
+		of.seconds += took.Seconds()
+	}
+	m.Ours, m.Floor = float64(ours.charges)/ours.seconds, float64(floor.charges)/floor.seconds
+	m.Value = m.Ours / m.Floor
+	return m, nil
 }
