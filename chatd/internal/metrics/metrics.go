@@ -15,6 +15,7 @@ import (
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/frame"
 )
 
 // Sources are what is read at each scrape.
@@ -71,8 +72,9 @@ type family struct {
 var families = []family{
 	{"closed_", desc("chatd_closes_total", "Connections that ended, by reason.", "reason"), relay.Reasons()},
 	{"limited_", desc("chatd_ratelimited_total", "What a limit refused, by limit.", "limit"), limits()},
-	{"vault_refused_", desc("chatd_vault_refusals_total", "REFUSE frames of vault nodes, by status.", "code"), nil},
-	{"refused_", desc("chatd_refusals_total", "Requests and frames that chatd refused, by cause.", "cause"), nil},
+	{"vault_refused_", desc("chatd_vault_refusals_total", "REFUSE frames of vault nodes, by status.", "code"), statuses()},
+	{"refused_", desc("chatd_refusals_total", "Requests and frames that chatd refused, by cause.", "cause"), append(statuses(),
+		"max_connections", "sockets", "upgrade", "no_subprotocol", "no_address", "not_proxied")},
 	{"", desc("chatd_events_total", "Everything else that is counted, by event.", "event"), []string{
 		"connections", "authenticated", "sessions_attached", "notices", "dropped_not_attached", "redis_failed", "reloaded", "reload_failed",
 	}},
@@ -82,6 +84,17 @@ func limits() []string {
 	names := []string{relay.SessionsPerConnection}
 	for name := range ratelimit.Defaults() {
 		names = append(names, name)
+	}
+	return names
+}
+
+// statuses names what a REFUSE may say.
+func statuses() []string {
+	var names []string
+	for _, s := range frame.Statuses() {
+		if s != frame.OK && s < frame.WrongPassword { // beyond: inside vault sessions only
+			names = append(names, s.String())
+		}
 	}
 	return names
 }
