@@ -2,8 +2,10 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -102,6 +104,7 @@ func dialError(resp *http.Response, err error) error {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
 		r.Status = frame.RateLimited
+		r.read(resp.Body)
 	case http.StatusServiceUnavailable:
 		r.Status = frame.Busy
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -113,6 +116,28 @@ func dialError(resp *http.Response, err error) error {
 		return fmt.Errorf("%w: HTTP status %d instead of a WebSocket", ErrProtocol, resp.StatusCode)
 	}
 	return r
+}
+
+// maxProblem is how much of a refusal's body is read, in bytes.
+const maxProblem = 1024
+
+// read takes over which limit refused the upgrade, and when to come back to the
+// millisecond. What it cannot read changes nothing.
+func (r *Refusal) read(body io.Reader) {
+	var problem struct {
+		Limit        string `json:"limit"`
+		RetryAfterMS uint32 `json:"retry_after_ms"`
+	}
+	b, err := io.ReadAll(io.LimitReader(body, maxProblem))
+	if err != nil || json.Unmarshal(b, &problem) != nil {
+		return
+	}
+	if len(problem.Limit) <= frame.MaxLimit {
+		r.Limit = printable(problem.Limit)
+	}
+	if problem.RetryAfterMS > 0 {
+		r.RetryIn = min(millis(problem.RetryAfterMS), 24*time.Hour)
+	}
 }
 
 // authenticate is HELLO, AUTH, READY.
@@ -169,14 +194,17 @@ func refusalOr(f frame.Frame, format string, args ...any) error {
 }
 
 func refusal(f frame.Refuse) *Refusal {
-	limit := []byte(f.Limit)
-	for _, b := range limit {
-		if b < ' ' || b > '~' { // a stranger's text goes to a person's terminal
-			limit = nil
-			break
+	return &Refusal{Status: f.Status, RetryIn: millis(f.RetryMillis), Limit: printable(f.Limit)}
+}
+
+// printable is s, or nothing: a stranger's text goes to a person's terminal.
+func printable(s string) string {
+	for _, b := range []byte(s) {
+		if b < ' ' || b > '~' {
+			return ""
 		}
 	}
-	return &Refusal{Status: f.Status, RetryIn: millis(f.RetryMillis), Limit: string(limit)}
+	return s
 }
 
 func millis(ms uint32) time.Duration { return time.Duration(ms) * time.Millisecond }

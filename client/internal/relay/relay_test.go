@@ -3,7 +3,9 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,7 +69,7 @@ func TestRefusedUpgrades(t *testing.T) {
 		http.StatusTooManyRequests: frame.RateLimited, http.StatusServiceUnavailable: frame.Busy,
 		http.StatusForbidden: frame.NotAuthorised, http.StatusUnauthorized: frame.NotAuthorised,
 	} {
-		resp := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"7"}}}
+		resp := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"7"}}, Body: http.NoBody}
 		r, ok := errors.AsType[*Refusal](dialError(resp, websocket.ErrBadHandshake))
 		if !ok || r.Status != want || r.RetryIn != 7*time.Second {
 			t.Errorf("HTTP %d: %+v", status, r)
@@ -86,6 +88,25 @@ func TestLimitNamesAreCleaned(t *testing.T) {
 	for limit, want := range map[string]string{"OpensPerAccount": "OpensPerAccount", "a\x1b[2Jb": "", "\xff": ""} {
 		if got := refusal(frame.Refuse{Limit: limit}).Limit; got != want {
 			t.Errorf("%q became %q", limit, got)
+		}
+	}
+}
+
+func TestWhichLimitRefusedTheUpgrade(t *testing.T) {
+	for body, want := range map[string]Refusal{
+		`{"title":"Too Many Requests","status":429,"limit":"ConnectionsPerIP","retry_after_ms":1500,"attempt_charged":false}`: {RetryIn: 1500 * time.Millisecond, Limit: "ConnectionsPerIP"},
+		`{"retry_after_ms":4000000000}`:               {RetryIn: 24 * time.Hour},
+		`{"limit":"\u001b[31m"}`:                      {RetryIn: 7 * time.Second}, // not to a terminal
+		`{"limit":"` + strings.Repeat("x", 33) + `"}`: {RetryIn: 7 * time.Second},
+		`{"limit":7}`:                                 {RetryIn: 7 * time.Second},
+		"<html>Go away!":                              {RetryIn: 7 * time.Second},
+		"":                                            {RetryIn: 7 * time.Second},
+	} {
+		resp := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(strings.NewReader(body))}
+		var got *Refusal
+		want.Status = frame.RateLimited
+		if err := dialError(resp, websocket.ErrBadHandshake); !errors.As(err, &got) || *got != want {
+			t.Errorf("%s: %+v, want %+v", body, got, want)
 		}
 	}
 }
