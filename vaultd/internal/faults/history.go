@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -82,13 +83,40 @@ func (h *History) Check() (guilty int, err error) {
 			guilty++
 		}
 		if err == nil {
-			err = fmt.Errorf("account %d: %s: %d operations:%s", id, verdict, len(ops), tell(ops))
+			err = fmt.Errorf("account %d: %s: %s", id, verdict, explain(ops))
 		}
 	}
 	return guilty, err
 }
 
-// tell writes out a history for whoever has to find out what went wrong.
+// explain tells how far a history can be explained, for whoever has to find out what
+// went wrong: the account as it is after the longest part that can be, and the
+// operations that come next and do not fit, or that may have been done.
+func explain(ops []porcupine.Operation) string {
+	_, info := porcupine.CheckOperationsVerbose(model, ops, checkLimit)
+	var longest []porcupine.Operation
+	for _, parts := range info.PartialLinearizationsOperations() {
+		for _, part := range parts {
+			if len(part) > len(longest) {
+				longest = part
+			}
+		}
+	}
+	state := account{}
+	used := make(map[porcupine.Operation]bool)
+	for _, o := range longest {
+		state, _ = state.step(o.Input.(Op))
+		used[o] = true
+	}
+	rest := slices.DeleteFunc(slices.Clone(ops), func(o porcupine.Operation) bool { return used[o] })
+	slices.SortFunc(rest, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	first := rest[0].Return
+	rest = slices.DeleteFunc(rest, func(o porcupine.Operation) bool { return o.Call > first })
+	done := longest[max(0, len(longest)-20):]
+	return fmt.Sprintf("%d of %d operations, the last of them%s\nleave %+v\nwhere none of these fits:%s", len(longest), len(ops), tell(done), state, tell(rest))
+}
+
+// tell writes operations out.
 func tell(ops []porcupine.Operation) (s string) {
 	for _, o := range ops {
 		s += fmt.Sprintf("\n%12d %12d  %+v → %+v", o.Call, o.Return, o.Input, o.Output)

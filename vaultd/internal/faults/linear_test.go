@@ -99,7 +99,7 @@ func TestTheModelAndTheRulesAgree(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	clock := NewClock()
 	var number atomic.Uint64
-	for range 300 {
+	for range 800 {
 		target, state := newTarget(), account{}
 		do := func(op *Op) Result {
 			op.Now = uint64(clock.Now().Unix())

@@ -31,7 +31,7 @@ type account struct {
 	notBefore     uint64
 	owner         uint8
 	registration  uint64
-	replaced      [record.MaxReplacements]uint64 // when its owner did, the last first
+	replaced      [record.MaxReplacements]uint64 // when by its owner, the last first
 	entries       [record.MaxEntries]entry
 	n             int // of the entries
 	claims        [record.MaxClaims]claim
@@ -118,7 +118,7 @@ func (a *account) settle(now uint64) bool {
 
 // bury keeps the numbers, so that the next registration is not taken for the last.
 func (a *account) bury(state record.State) {
-	*a = account{state: state, generation: a.generation, charges: a.charges, base: a.base, owner: a.owner, registration: a.registration}
+	*a = account{state: state, generation: a.generation, charges: a.charges, base: a.base, owner: a.owner, registration: a.registration, replaced: a.replaced}
 }
 
 func (a *account) charge(op Op) answer {
@@ -234,6 +234,9 @@ func (a *account) mayRegister(op Op) (said answer, owner bool) {
 	case a.generation+1 != op.Generation, live == (op.Purpose == vaultmsg.PurposeRegister):
 		return say(frame.Conflict), false
 	case !live:
+		if until := a.replacedUntil(op.Now); a.state == record.Deleted && until != 0 {
+			return answer{status: frame.TooMany, until: until}, false
+		}
 		return say(frame.OK), false
 	case op.Purpose == vaultmsg.PurposeReplace:
 		return a.mayReplace(op, vaultmsg.ClaimReplace)
@@ -248,8 +251,8 @@ func (a *account) mayRegister(op Op) (said answer, owner bool) {
 // mayReplace: the owner may, and who has a ripe claim.
 func (a *account) mayReplace(op Op, what vaultmsg.ClaimKind) (said answer, owner bool) {
 	if op.Device == a.owner {
-		if third := a.replaced[record.MaxReplacements-1]; what == vaultmsg.ClaimReplace && third != 0 && op.Now < third+replaceEvery {
-			return answer{status: frame.TooMany, until: third + replaceEvery}, false
+		if until := a.replacedUntil(op.Now); what == vaultmsg.ClaimReplace && until != 0 {
+			return answer{status: frame.TooMany, until: until}, false
 		}
 		return say(frame.OK), true
 	}
@@ -265,6 +268,15 @@ func (a *account) mayReplace(op Op, what vaultmsg.ClaimKind) (said answer, owner
 	return say(frame.NotOwner), false
 }
 
+// replacedUntil says when an account that was replaced too often may be again; 0: now.
+func (a *account) replacedUntil(now uint64) uint64 {
+	third := a.replaced[record.MaxReplacements-1]
+	if third == 0 || now >= third+replaceEvery {
+		return 0
+	}
+	return third + replaceEvery
+}
+
 func (a *account) register(op Op) answer {
 	if a.state != 0 && a.registration == op.Registration {
 		return say(frame.OK)
@@ -274,7 +286,10 @@ func (a *account) register(op Op) answer {
 		return said
 	}
 	next := account{state: record.Live, generation: op.Generation, owner: op.Device, registration: op.Registration}
-	if owner {
+	switch {
+	case a.state == record.Destroyed:
+		next.replaced = a.replaced
+	case owner, a.state == record.Deleted: // deleting and registering is replacing
 		next.replaced[0] = op.Now
 		copy(next.replaced[1:], a.replaced[:])
 	}
