@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 PKG ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test fault lint fmt demo dev fuzz bench bench-store night clean
+.PHONY: help setup build test fault soak lint fmt demo dev fuzz bench bench-store night clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: setup bin/etcd ## Run all tests with the race detector; they start the par
 fault: setup bin/etcd ## Kill, pause, cut off, and cut the power of vaults and stores (Linux, root; 8 minutes at most).
 	go vet -tags fault ./vaultd/internal/faults/...
 	go test -tags fault -count 1 -timeout 8m ./vaultd/internal/faults/...
+
+soak: setup build bin/etcd ## Mixed load with faults, then abuse (Linux, two CPUs; 8 minutes). SOAK='--seed 7' goes through the same again.
+	go run ./docker/soak $(SOAK)
 
 # The etcd that tests run is a module of its own: the programs link only the client.
 .PHONY: bin/etcd
@@ -55,10 +58,11 @@ bench: ## Run the benchmarks of PKG (./...).
 bench-store: setup bin/etcd ## Measure the record stores against their goals (Linux, strace; 20 minutes at most).
 	@go run ./vaultd/internal/storebench
 
-night: setup bin/etcd ## Fuzz 60 s a target, back up 2 GB, run the benchmarks, and all tests twice.
+night: setup bin/etcd ## Fuzz 60 s a target, soak for an hour, back up 2 GB, run the benchmarks, and all tests twice.
 	@.ci/fuzz 60s
 	go test -run '^$$' -bench . -benchmem ./...
 	$(MAKE) --no-print-directory fault
+	$(MAKE) --no-print-directory soak SOAK='--for 55m --round 4m'
 	go test -tags night -count 1 -run AtNight -v ./vaultd/internal/rules
 	go test -tags night -count 1 -timeout 20m -run Gigabytes -v ./docker/e2e
 	go test -race -count 2 -timeout 60m ./...

@@ -26,9 +26,10 @@ import (
 func main() {
 	p := plan{rate: 12, people: 24, holders: 40, warmUp: 20 * time.Second}
 	bin := flag.String("bin", "bin", "folder with chatd, vaultd, chatload and etcd")
-	flag.DurationVar(&p.length, "for", 5*time.Minute, "length of the load with faults; 0: none")
-	flag.DurationVar(&p.round, "round", 75*time.Second, "length of a round, after which growth is measured")
+	flag.DurationVar(&p.length, "for", 270*time.Second, "length of the load with faults; 0: none")
+	flag.DurationVar(&p.round, "round", 90*time.Second, "length of a round, after which growth is measured")
 	flag.Uint64Var(&p.seed, "seed", 0, "of people and faults; 0: a new one, which is printed")
+	abused := flag.Bool("abuse", true, "abuse chatd afterwards, for a minute or two")
 	keep := flag.Bool("keep", false, "keep the folder with logs and records")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -40,7 +41,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := run(ctx, p, *bin, *keep); err != nil {
+	if err := run(ctx, p, *bin, *abused, *keep); err != nil {
 		fmt.Fprintf(os.Stderr, "\nsoak: FAILED: %v\n", err)
 		stop()
 		os.Exit(1)
@@ -48,7 +49,7 @@ func main() {
 }
 
 // run does it all in a folder that it removes, unless it is to be kept.
-func run(ctx context.Context, p plan, bin string, keep bool) (err error) {
+func run(ctx context.Context, p plan, bin string, abused, keep bool) (err error) {
 	bin, err = filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -64,19 +65,40 @@ func run(ctx context.Context, p plan, bin string, keep bool) (err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	return soakIn(ctx, p, dir, bin)
+	began := time.Now()
+	say := func(format string, args ...any) {
+		fmt.Printf("%5.0f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+	if p.length > 0 {
+		if err := inFolder(dir, "soak", func(dir string) error { return soakIn(ctx, p, dir, bin, say) }); err != nil {
+			return err
+		}
+	}
+	if abused {
+		if err := inFolder(dir, "abuse", func(dir string) error { return abuseIn(ctx, dir, bin, say) }); err != nil {
+			return err
+		}
+	}
+	say("nothing was found")
+	return nil
 }
 
-func soakIn(ctx context.Context, p plan, dir, bin string) (err error) {
+func inFolder(dir, name string, do func(dir string) error) error {
+	dir = filepath.Join(dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return do(dir)
+}
+
+func soakIn(ctx context.Context, p plan, dir, bin string, say func(string, ...any)) (err error) {
 	began := time.Now()
 	s, err := startSite(ctx, dir, bin)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	k := &soak{site: s, plan: p, rec: newRecord(), say: func(format string, args ...any) {
-		fmt.Printf("%5.0f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
-	}}
+	k := &soak{site: s, plan: p, rec: newRecord(), say: say}
 	k.say("two chatd, two vaultd on etcd, redis-server; seed %d", p.seed)
 	err = k.run(ctx)
 	if ctx.Err() != nil {

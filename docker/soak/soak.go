@@ -77,6 +77,8 @@ func (k *soak) run(ctx context.Context) error {
 		if err := k.load(ctx, k.round, k.site.faults(n%2), rnd); err != nil {
 			return err
 		}
+		done, retries, defects := k.rec.total()
+		k.say("%d operations so far, %d tries interrupted, %d defects; everybody leaves", done, retries, defects)
 		now, err := k.settled(ctx)
 		if err != nil {
 			return err
@@ -159,8 +161,7 @@ func (k *soak) load(ctx context.Context, d time.Duration, faults []fault, rnd *r
 	return all.Wait()
 }
 
-// beat lets one thing happen at a time, at the rate, and says now and then how
-// far it is.
+// beat lets one thing happen at a time, at the rate.
 func (k *soak) beat(ctx context.Context, pace chan<- struct{}, stop <-chan struct{}) {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / k.rate))
 	defer tick.Stop()
@@ -260,7 +261,6 @@ func (k *soak) hold(ctx context.Context) error {
 			k.rec.defect(fmt.Errorf("a held connection: %w", err))
 			return nil
 		}
-		k.rec.done("come-back", 0, nil)
 		pause(ctx, 100*time.Millisecond)
 	}
 	return nil
