@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/cmdline/admin/admintest"
 	"chatvault/vaultd/internal/pki"
 )
 
@@ -109,20 +109,6 @@ func serving(t *testing.T, args ...string) (log *logOf, stop func() int) {
 	}
 }
 
-func get(t *testing.T, url string) (int, string) {
-	t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
-}
-
 func TestTheAdminListener(t *testing.T) {
 	log, stop := serving(t, "--admin", "127.0.0.1:0", "--memory-limit", "1GiB")
 	log.await(t, "listening")
@@ -131,11 +117,11 @@ func TestTheAdminListener(t *testing.T) {
 	}
 	base := "http://" + log.await(t, "admin")["address"].(string)
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/buildinfo": 200, "/debug/pprof/": 404} {
-		if code, _ := get(t, base+path); code != want {
+		if code, _ := admintest.Get(t, base+path); code != want {
 			t.Errorf("%s: %d, want %d", path, code, want)
 		}
 	}
-	_, body := get(t, base+"/metrics")
+	_, body := admintest.Get(t, base+"/metrics")
 	for _, want := range []string{
 		`vaultd_ready{part="hsm"} 1`, `vaultd_ready{part="store"} 1`, "vaultd_sessions 0", "vaultd_uplinks 0",
 		"vaultd_attempts_charged_total 0", "vaultd_keys_destroyed_total 0", `vaultd_ops_total{code="ok",op="recover_start"} 0`,

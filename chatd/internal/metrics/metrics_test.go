@@ -1,17 +1,14 @@
 package metrics
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"chatvault/chatd/internal/count"
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/protocol/cmdline/admin/admintest"
 )
 
 type carries relay.Load
@@ -21,33 +18,6 @@ func (c carries) Load() relay.Load { return relay.Load(c) }
 type links uplink.Load
 
 func (l links) Load() uplink.Load { return uplink.Load(l) }
-
-// shown returns every metric line by its name with labels.
-func shown(t *testing.T, m *Metrics) map[string]string {
-	t.Helper()
-	all, err := m.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]string{}
-	for _, family := range all {
-		for _, metric := range family.GetMetric() {
-			name := family.GetName()
-			for _, l := range metric.GetLabel() {
-				name += fmt.Sprintf(" %s=%s", l.GetName(), l.GetValue())
-			}
-			switch {
-			case metric.Counter != nil:
-				out[name] = fmt.Sprint(metric.Counter.GetValue())
-			case metric.Gauge != nil:
-				out[name] = fmt.Sprint(metric.Gauge.GetValue())
-			case metric.Histogram != nil:
-				out[name] = fmt.Sprint(metric.Histogram.GetSampleCount())
-			}
-		}
-	}
-	return out
-}
 
 func TestWhatIsCountedIsShown(t *testing.T) {
 	counts := new(count.Set)
@@ -64,7 +34,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 	} {
 		counts.Add(name)
 	}
-	got := shown(t, m)
+	got := admintest.Samples(t, m.Registry)
 	for name, want := range map[string]string{
 		"chatd_connections state=active": "2", "chatd_connections state=parked": "5", "chatd_vault_sessions": "3", "chatd_queued_bytes": "77",
 		"chatd_frames_total dir=in": "10", "chatd_frames_total dir=out": "11", "chatd_bytes_total dir=in": "1000", "chatd_bytes_total dir=out": "1100",
@@ -88,7 +58,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 		t.Errorf("memory per connection %s, goroutines %s", got["chatd_memory_bytes_per_connection"], got["go_goroutines"])
 	}
 	failing = false
-	if got := shown(t, m)["chatd_redis_up use=limits"]; got != "1" {
+	if got := admintest.Samples(t, m.Registry)["chatd_redis_up use=limits"]; got != "1" {
 		t.Errorf("redis answers again: %s", got)
 	}
 }
@@ -97,17 +67,5 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 func TestLint(t *testing.T) {
 	m := New(new(count.Set))
 	m.Watch(Sources{Relay: carries{}, Vaults: links{}})
-	all, err := m.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	problems, err := promlint.NewWithMetricFamilies(all).Lint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		if strings.HasPrefix(p.Metric, "chatd_") {
-			t.Errorf("%s: %s", p.Metric, p.Text)
-		}
-	}
+	admintest.Lint(t, m.Registry, "chatd_")
 }

@@ -2,28 +2,14 @@ package admin
 
 import (
 	"encoding/json"
-	"io"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-func get(t *testing.T, url string) (int, string) {
-	t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(body)
-}
+	"chatvault/protocol/cmdline/admin/admintest"
+)
 
 func start(t *testing.T, c Config) string {
 	t.Helper()
@@ -50,16 +36,16 @@ func TestEndpoints(t *testing.T) {
 		{"/livez", 200, "ok\n"}, {"/readyz", 503, "not ready\n"}, {"/metrics", 200, "chatd_n_total 3"},
 		{"/debug/pprof/", 404, ""}, {"/debug/pprof/heap", 404, ""}, {"/", 404, ""},
 	} {
-		if code, body := get(t, url+c.path); code != c.code || !strings.Contains(body, c.body) {
+		if code, body := admintest.Get(t, url+c.path); code != c.code || !strings.Contains(body, c.body) {
 			t.Errorf("%s: %d %q, want %d %q", c.path, code, body, c.code, c.body)
 		}
 	}
 	ready.Store(true)
-	if code, _ := get(t, url+"/readyz"); code != 200 {
+	if code, _ := admintest.Get(t, url+"/readyz"); code != 200 {
 		t.Errorf("ready: %d", code)
 	}
 	var build map[string]string
-	if _, body := get(t, url+"/buildinfo"); json.Unmarshal([]byte(body), &build) != nil || build["go"] == "" {
+	if _, body := admintest.Get(t, url+"/buildinfo"); json.Unmarshal([]byte(body), &build) != nil || build["go"] == "" {
 		t.Errorf("buildinfo: %q", body)
 	}
 }
@@ -67,7 +53,7 @@ func TestEndpoints(t *testing.T) {
 func TestProfilesOnlyWhenAskedFor(t *testing.T) {
 	url := start(t, Config{Ready: func() bool { return true }, Metrics: prometheus.NewRegistry(), Profiles: true})
 	for _, path := range []string{"/debug/pprof/", "/debug/pprof/goroutine?debug=1"} {
-		if code, body := get(t, url+path); code != 200 || !strings.Contains(body, "goroutine") {
+		if code, body := admintest.Get(t, url+path); code != 200 || !strings.Contains(body, "goroutine") {
 			t.Errorf("%s: %d", path, code)
 		}
 	}

@@ -9,8 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-
+	"chatvault/protocol/cmdline/admin/admintest"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/hsm"
@@ -31,33 +30,6 @@ type uplinksOf struct{}
 
 func (uplinksOf) Len() int                    { return 2 }
 func (uplinksOf) Count(e uplink.Event) uint64 { return uint64(e) + 1 }
-
-// shown is every sample by name and labels, histograms by their count.
-func shown(t *testing.T, m *Metrics) map[string]string {
-	t.Helper()
-	all, err := m.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]string{}
-	for _, family := range all {
-		for _, s := range family.GetMetric() {
-			name := family.GetName()
-			for _, l := range s.GetLabel() {
-				name += " " + l.GetName() + "=" + l.GetValue()
-			}
-			switch {
-			case s.Gauge != nil:
-				out[name] = fmt.Sprint(s.GetGauge().GetValue())
-			case s.Counter != nil:
-				out[name] = fmt.Sprint(s.GetCounter().GetValue())
-			case s.Histogram != nil:
-				out[name] = fmt.Sprint(s.GetHistogram().GetSampleCount())
-			}
-		}
-	}
-	return out
-}
 
 // answers replies to each request with the next of its replies.
 type answers struct{ replies [][]byte }
@@ -81,17 +53,12 @@ func TestOperations(t *testing.T) {
 	}
 	c.End()
 	m.Count(vault.Charged)
-	got := shown(t, m)
-	for name, want := range map[string]string{
+	admintest.Want(t, m.Registry, map[string]string{
 		"vaultd_ops_total code=wrong_password op=recover_finish": "2", "vaultd_op_seconds op=recover_finish": "2",
 		"vaultd_ops_total code=ok op=abort": "0", "vaultd_op_seconds op=abort": "0",
 		"vaultd_attempts_charged_total": "1", "vaultd_attempts_restored_total": "0", "vaultd_keys_destroyed_total": "0",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: %q, want %s", name, got[name], want)
-		}
-	}
-	for name := range got {
+	})
+	for name := range admintest.Samples(t, m.Registry) {
 		if strings.Contains(name, "60000") {
 			t.Errorf("a label that is from no closed set: %s", name)
 		}
@@ -135,19 +102,14 @@ func TestStore(t *testing.T) {
 	if _, _, err := s.Load(t.Context(), id); err == nil {
 		t.Fatal("a closed store answers")
 	}
-	got := shown(t, m)
-	for name, want := range map[string]string{
+	admintest.Want(t, m.Registry, map[string]string{
 		"vaultd_store_seconds call=swap": "2", "vaultd_store_seconds call=load": "2", "vaultd_store_seconds call=load_stale": "1",
 		"vaultd_store_seconds call=scan": "1", "vaultd_store_seconds call=position": "1",
 		"vaultd_store_errors_total call=swap error=conflict": "1", "vaultd_store_errors_total call=swap error=unknown": "0",
 		"vaultd_store_errors_total call=load error=failed": "1",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: %q, want %s", name, got[name], want)
-		}
-	}
+	})
 	m.Store(unknowing{}).Swap(t.Context(), id, 0, nil)
-	if got := shown(t, m)["vaultd_store_errors_total call=swap error=unknown"]; got != "1" {
+	if got := admintest.Samples(t, m.Registry)["vaultd_store_errors_total call=swap error=unknown"]; got != "1" {
 		t.Errorf("a swap in doubt: %s", got)
 	}
 }
@@ -202,7 +164,7 @@ func TestHSM(t *testing.T) {
 	if err := h.Healthy(ctx); err != nil {
 		t.Error(err)
 	}
-	got := shown(t, m)
+	got := admintest.Samples(t, m.Registry)
 	for _, call := range hsmCalls {
 		calls, errs := "1", "0"
 		if call == hsmOpen {
@@ -225,18 +187,15 @@ func watching() *Metrics {
 }
 
 func TestWatch(t *testing.T) {
-	got := shown(t, watching())
-	for name, want := range map[string]string{
+	m := watching()
+	admintest.Want(t, m.Registry, map[string]string{
 		"vaultd_sessions": "3", "vaultd_uplinks": "2",
 		"vaultd_session_events_total event=opened": "1", "vaultd_uplink_events_total event=connected": "1",
 		"vaultd_hsm_sessions state=idle": "5", "vaultd_hsm_sessions state=busy": "3",
 		"vaultd_hsm_restarts_total cause=fault": "7", "vaultd_hsm_restarts_total cause=memory": "9",
 		"vaultd_ready part=hsm": "1", "vaultd_ready part=store": "0",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: %q, want %s", name, got[name], want)
-		}
-	}
+	})
+	got := admintest.Samples(t, m.Registry)
 	for _, e := range session.Events() {
 		if got["vaultd_session_events_total event="+e.String()] == "" {
 			t.Errorf("%v is not shown", e)
@@ -246,19 +205,7 @@ func TestWatch(t *testing.T) {
 
 // Names and help follow Prometheus' conventions.
 func TestLint(t *testing.T) {
-	all, err := watching().Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	problems, err := promlint.NewWithMetricFamilies(all).Lint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		if strings.HasPrefix(p.Metric, "vaultd_") {
-			t.Errorf("%s: %s", p.Metric, p.Text)
-		}
-	}
+	admintest.Lint(t, watching().Registry, "vaultd_")
 }
 
 func TestHealth(t *testing.T) {
