@@ -52,11 +52,12 @@ var abusers = [][]string{
 type measured struct {
 	p50     float64 // ms, by schedule
 	p99     float64
-	failed  int64   // of echoes and of connects
-	memory  int64   // the relay's most, bytes
-	cpu     float64 // seconds of CPU that the relay took
-	limited float64 // connections that the relay's limits refused meanwhile
-	swarm   int     // descriptors that the relay had
+	failed  int64              // of echoes and of connects
+	memory  int64              // the relay's most, bytes
+	cpu     float64            // seconds of CPU that the relay took
+	refused map[string]float64 // what the relay refused meanwhile, by its own words
+	errors  map[string]int64   // how the good clients' operations failed
+	swarm   int                // descriptors that the relay had
 }
 
 // abuse is the relay with its vault and its good clients on one CPU, and the
@@ -105,8 +106,8 @@ func (a *abuse) judge(ctx context.Context) error {
 					return fmt.Errorf("%s: %w", kind.name, err)
 				}
 				*kind.runs = append(*kind.runs, m)
-				a.say("  %-6s  good clients' p50 %5.1f ms, p99 %6.1f ms, %d failed; chatd: %.1f s of CPU, %.0f MiB at most, %d descriptors, %.0f refusals",
-					kind.name, m.p50, m.p99, m.failed, m.cpu, float64(m.memory)/(1<<20), m.swarm, m.limited)
+				a.say("  %-6s  good clients' p50 %5.1f ms, p99 %6.1f ms, %d failed; chatd: %.1f s of CPU, %.0f MiB at most, %d descriptors; it refused %v",
+					kind.name, m.p50, m.p99, m.failed, m.cpu, float64(m.memory)/(1<<20), m.swarm, m.refused)
 				problems = append(problems, m.problems(kind.name, kind.with)...)
 			}
 		}
@@ -125,7 +126,7 @@ func (a *abuse) judge(ctx context.Context) error {
 // problems are what must not be in any run.
 func (m measured) problems(name string, with bool) (out []error) {
 	if m.failed > 0 {
-		out = append(out, fmt.Errorf("%s: %d operations of good clients failed", name, m.failed))
+		out = append(out, fmt.Errorf("%s: %d operations of good clients failed: %v", name, m.failed, m.errors))
 	}
 	if m.memory > memoryCap {
 		out = append(out, fmt.Errorf("%s: chatd took %d bytes, more than %d", name, m.memory, memoryCap))
@@ -179,9 +180,10 @@ func (a *abuse) measure(ctx context.Context, with bool) (m measured, err error) 
 func (m *measured) read(out []byte) error {
 	var r struct {
 		Ops []struct {
-			Name     string `json:"name"`
-			Failed   int64  `json:"failed"`
-			Missed   int64  `json:"missed"`
+			Name     string           `json:"name"`
+			Failed   int64            `json:"failed"`
+			Missed   int64            `json:"missed"`
+			Errors   map[string]int64 `json:"errors"`
 			Schedule struct {
 				P50 float64 `json:"p50_ms"`
 				P99 float64 `json:"p99_ms"`
@@ -200,12 +202,18 @@ func (m *measured) read(out []byte) error {
 		return errors.New("chatd's metrics did not answer")
 	}
 	m.memory, m.cpu = r.Servers[0].Most, r.Servers[0].CPU
+	m.refused, m.errors = map[string]float64{}, map[string]int64{}
 	for name, n := range r.Servers[0].Events {
-		if strings.HasPrefix(name, "chatd_ratelimited_total") || strings.HasPrefix(name, "chatd_refusals_total") {
-			m.limited += n
+		for _, family := range []string{"chatd_ratelimited_total{limit=", "chatd_refusals_total{cause="} {
+			if word, ok := strings.CutPrefix(name, family); ok {
+				m.refused[strings.Trim(word, `"}`)] += n
+			}
 		}
 	}
 	for _, op := range r.Ops {
+		for code, n := range op.Errors {
+			m.errors[op.Name+" "+code] += n
+		}
 		m.failed += op.Failed + op.Missed
 		if op.Name == "echo" {
 			m.p50, m.p99 = op.Schedule.P50, op.Schedule.P99

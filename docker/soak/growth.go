@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"chatvault/docker/stack"
@@ -24,19 +23,15 @@ type state struct {
 	pid         int
 	sockets     int   // descriptors but those to Redis, whose pool has a bound of its own
 	memory      int64 // resident, bytes
-	heap        int64 // live after a garbage collection, bytes; relays only
-	goroutines  int   // relays only
-	sessions    int   // relays only
-	connections int   // relays only
+	heap        int64 // live after a garbage collection, bytes
+	goroutines  int
+	sessions    int // vault sessions
+	connections int // of clients; 0 of a vault
 }
 
 func (s state) String() string {
-	text := fmt.Sprintf("%d descriptors, %.1f MiB", s.sockets, float64(s.memory)/(1<<20))
-	if s.goroutines > 0 {
-		text += fmt.Sprintf(", heap %.2f MiB, %d goroutines, %d sessions, %d connections",
-			float64(s.heap)/(1<<20), s.goroutines, s.sessions, s.connections)
-	}
-	return text
+	return fmt.Sprintf("%d descriptors, %.1f MiB, heap %.2f MiB, %d goroutines, %d sessions, %d connections",
+		s.sockets, float64(s.memory)/(1<<20), float64(s.heap)/(1<<20), s.goroutines, s.sessions, s.connections)
 }
 
 // What may be there more than at first: caches that fill, a connection that is
@@ -67,9 +62,9 @@ func grown(name string, before, after state) (out []error) {
 	return out
 }
 
-// lookAt reads the state of a process that is no relay.
-func lookAt(d *stack.Daemon) (s state, err error) {
-	s.pid = d.PID()
+// fromOutside reads what the system knows of a process.
+func fromOutside(pid int) (s state, err error) {
+	s.pid = pid
 	if s.sockets, err = descriptors(s.pid); err != nil {
 		return s, err
 	}
@@ -108,7 +103,7 @@ func descriptors(pid int) (int, error) {
 	return n, err
 }
 
-// ask gets a page of a relay's admin listener, on a connection of its own.
+// ask gets a page of a daemon's admin listener, on a connection of its own.
 func ask(ctx context.Context, d *stack.Daemon, path string) ([]byte, error) {
 	at, err := admin(d)
 	if err != nil {
@@ -132,8 +127,8 @@ func ask(ctx context.Context, d *stack.Daemon, path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(resp.Body, 16<<20))
 }
 
-// lookAtRelay reads a relay's state, after a garbage collection of its own.
-func lookAtRelay(ctx context.Context, d *stack.Daemon) (state, error) {
+// lookAt reads a daemon's state, after a garbage collection of its own.
+func lookAt(ctx context.Context, d *stack.Daemon) (state, error) {
 	heap, err := ask(ctx, d, "/debug/pprof/heap?gc=1&debug=1")
 	if err != nil {
 		return state{}, err
@@ -142,14 +137,21 @@ func lookAtRelay(ctx context.Context, d *stack.Daemon) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	s, err := lookAt(d)
+	s, err := fromOutside(d.PID())
 	if err != nil {
 		return s, err
 	}
 	s.heap = int64(number(heap, "# HeapAlloc = "))
 	s.goroutines = int(number(page, "go_goroutines "))
-	s.sessions = int(number(page, "chatd_vault_sessions "))
-	s.connections = int(number(page, `chatd_connections{state="active"} `) + number(page, `chatd_connections{state="parked"} `))
+	if d.Name == "vaultd" {
+		s.sessions = int(number(page, "vaultd_sessions "))
+	} else {
+		s.sessions = int(number(page, "chatd_vault_sessions "))
+		s.connections = int(number(page, `chatd_connections{state="active"} `) + number(page, `chatd_connections{state="parked"} `))
+	}
+	if s.heap < 0 || s.goroutines < 0 || s.sessions < 0 || s.connections < 0 {
+		return s, fmt.Errorf("%s does not say what it holds: %v", d.Name, s)
+	}
 	return s, nil
 }
 
@@ -175,7 +177,7 @@ func (s *site) settled(ctx context.Context) (all [4]state, err error) {
 		again, err := s.look(ctx)
 		still := true
 		for i := range all {
-			still = still && err == nil && again[i].sessions <= 0 && again[i].connections <= 0 &&
+			still = still && err == nil && again[i].sessions == 0 && again[i].connections == 0 &&
 				again[i].sockets == all[i].sockets && again[i].goroutines <= all[i].goroutines
 		}
 		if all = again; still || time.Now().After(deadline) || ctx.Err() != nil {
@@ -186,10 +188,10 @@ func (s *site) settled(ctx context.Context) (all [4]state, err error) {
 
 func (s *site) look(ctx context.Context) (all [4]state, err error) {
 	for i := range 2 {
-		if all[i], err = lookAtRelay(ctx, s.relays[i]); err != nil {
+		if all[i], err = lookAt(ctx, s.relays[i]); err != nil {
 			return all, err
 		}
-		if all[2+i], err = lookAt(s.vaults[i]); err != nil {
+		if all[2+i], err = lookAt(ctx, s.vaults[i]); err != nil {
 			return all, err
 		}
 	}
@@ -198,28 +200,3 @@ func (s *site) look(ctx context.Context) (all [4]state, err error) {
 
 // names of what settled returns.
 var names = [4]string{"chatd-1", "chatd-2", "vaultd-1", "vaultd-2"}
-
-// dump ends a process with SIGQUIT, upon which the Go runtime prints every
-// goroutine, and returns how many there were.
-func dump(ctx context.Context, d *stack.Daemon) (int, error) {
-	before, err := d.Logs()
-	if err != nil {
-		return 0, err
-	}
-	if err := syscall.Kill(d.PID(), syscall.SIGQUIT); err != nil {
-		return 0, err
-	}
-	for d.Running() && ctx.Err() == nil {
-		pause(ctx, 20*time.Millisecond)
-	}
-	_ = d.Kill() // it has ended; this only forgets it
-	after, err := d.Logs()
-	if err != nil {
-		return 0, err
-	}
-	n := bytes.Count(after[len(before):], []byte("\ngoroutine "))
-	if n == 0 {
-		return 0, fmt.Errorf("%s printed no goroutines", d.Name)
-	}
-	return n, nil
-}

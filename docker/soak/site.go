@@ -65,7 +65,8 @@ func startSite(ctx context.Context, dir, bin string) (_ *site, err error) {
 	}
 	s.Stack, err = stack.Start(ctx, stack.Options{
 		Dir: dir, BinDir: bin, Redis: stack.RealRedis, TwoVaults: true, TwoRelays: true,
-		VaultArgs: []string{"--store", "etcd:" + store, "--drain", "5s", "--session-idle", sessionIdle.String(), "--max-locks-per-hour", "100000"},
+		VaultArgs: []string{"--store", "etcd:" + store, "--drain", "5s", "--session-idle", sessionIdle.String(), "--max-locks-per-hour", "100000",
+			"--admin", "127.0.0.1:0", "--admin-pprof"},
 		ChatdArgs: []string{
 			"--host", s.front.addr(), "--vault", s.uplinks[0].addr(), "--vault", s.uplinks[1].addr(), "--drain", "3s",
 			// Hundreds of people share one address here.
@@ -168,7 +169,7 @@ func (s *site) startEtcd(ctx context.Context, dir, bin string) (addr string, err
 	return "", fmt.Errorf("etcd does not come up: %w", ctx.Err())
 }
 
-// admin is a relay's admin listener, as its log says.
+// admin is a daemon's admin listener, as its log says.
 func admin(d *stack.Daemon) (string, error) {
 	log, err := d.Logs()
 	if err != nil {

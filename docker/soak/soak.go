@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -56,13 +55,6 @@ func (k *soak) run(ctx context.Context) error {
 	if err := k.load(ctx, k.warmUp, nil, rnd); err != nil {
 		return err
 	}
-	goroutines, err := k.baselineOfVaults(ctx)
-	if err != nil {
-		return err
-	}
-	if err := k.load(ctx, k.warmUp/2, nil, rnd); err != nil { // the restarted one warms up too
-		return err
-	}
 	base, err := k.settled(ctx)
 	if err != nil {
 		return err
@@ -93,10 +85,7 @@ func (k *soak) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := k.ledgers(ctx); err != nil {
-		return err
-	}
-	return k.farewell(ctx, goroutines)
+	return k.ledgers(ctx)
 }
 
 // compare holds the processes that lived on against their baselines.
@@ -284,53 +273,6 @@ func (k *soak) ledgers(ctx context.Context) error {
 	}
 	_ = g.Wait() // defects are in the record
 	return ctx.Err()
-}
-
-// baselineOfVaults counts the goroutines of a settled vault node, which ends it.
-func (k *soak) baselineOfVaults(ctx context.Context) (int, error) {
-	if _, err := k.settled(ctx); err != nil {
-		return 0, err
-	}
-	n, err := dump(ctx, k.vaults[1])
-	if err != nil {
-		return 0, err
-	}
-	k.say("vaultd-2 settled: %d goroutines; it is started again", n)
-	return n, k.vaults[1].Start(ctx)
-}
-
-// farewell ends the vault nodes: one tells how many goroutines it has, the
-// other how many sessions.
-func (k *soak) farewell(ctx context.Context, baseline int) error {
-	if _, err := k.settled(ctx); err != nil {
-		return err
-	}
-	pause(ctx, sessionIdle+time.Second) // what a fault left behind is over then
-	before, err := k.vaults[0].Logs()
-	if err != nil {
-		return err
-	}
-	if err := k.vaults[0].Stop(ctx); err != nil {
-		k.rec.defect(err)
-	}
-	after, err := k.vaults[0].Logs()
-	if err != nil {
-		return err
-	}
-	last := string(after[len(before):])
-	k.say("vaultd-1 is ended, with no session: %v", strings.Contains(last, `"sessions":0,`))
-	if !strings.Contains(last, `"sessions":0,`) {
-		k.rec.defect(fmt.Errorf("vaultd-1 has sessions of clients that have left: %s", last))
-	}
-	n, err := dump(ctx, k.vaults[1])
-	if err != nil {
-		return err
-	}
-	k.say("vaultd-2: %d goroutines, %d at first", n, baseline)
-	if n > baseline+moreGoroutines {
-		k.rec.defect(fmt.Errorf("vaultd-2 grew from %d to %d goroutines", baseline, n))
-	}
-	return nil
 }
 
 // summary is one page on the whole run.
