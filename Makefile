@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 PKG ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test fault soak lint fmt demo dev fuzz bench bench-store night clean
+.PHONY: help setup build test fault soak lint fmt demo dev fuzz bench bench-store bench-relay night clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: ## Run the benchmarks of PKG (./...).
 
 bench-store: setup bin/etcd ## Measure the record stores against their goals (Linux, strace; 20 minutes at most).
 	@go run ./vaultd/internal/storebench
+
+bench-relay: setup ## Measure chatd against its goals, beside other relays (Linux; 30 minutes at most).
+	@go run ./chatd/internal/relaybench
 
 night: setup bin/etcd ## Fuzz 60 s a target, soak for an hour, back up 2 GB, run the benchmarks, and all tests twice.
 	@.ci/fuzz 60s

@@ -93,7 +93,7 @@ func runClients(dir string) error {
 
 func (c *clients) do(o order) (answer, error) {
 	switch o.Do {
-	case "connect": // Count phones; How: "", "use" or "open"
+	case "connect": // Count phones, evenly over Seconds; How: "", "use" or "open"
 		return c.connect(o)
 	case "echo": // all phones, each as fast as it can, for so many Seconds
 		return c.echo(time.Duration(o.Seconds * float64(time.Second)))
@@ -140,6 +140,8 @@ func (c *clients) connect(o order) (answer, error) {
 				if i >= o.Count {
 					return
 				}
+				due := time.Duration(o.Seconds * float64(time.Second) * float64(i) / float64(o.Count))
+				time.Sleep(time.Until(began.Add(due)))
 				all[i], errs[w] = c.begin(o, o.First+i)
 			}
 		})
@@ -259,6 +261,13 @@ func newStorm(c *clients, o order) *storm {
 	return s
 }
 
+// What a phone waits at most before it tries again, doubled each time: as the SDK
+// does.
+const (
+	firstWait = 500 * time.Millisecond
+	lastWait  = 20 * time.Second
+)
+
 // survive waits until the phone is cut off, and goes on at the other relay.
 func (s *storm) survive(p *phone, account int) {
 	p.in.Peek(1)
@@ -267,7 +276,7 @@ func (s *storm) survive(p *phone, account int) {
 		s.lost = time.Now()
 	}
 	s.mu.Unlock()
-	for {
+	for most := firstWait; ; most = min(2*most, lastWait) {
 		again, err := s.dial(context.Background(), s.order, account)
 		if err == nil {
 			if err = again.attach(p); err == nil {
@@ -277,7 +286,7 @@ func (s *storm) survive(p *phone, account int) {
 			again.conn.Close()
 		}
 		s.retries.Add(1)
-		time.Sleep(200*time.Millisecond + rand.N(800*time.Millisecond))
+		time.Sleep(rand.N(most))
 	}
 }
 

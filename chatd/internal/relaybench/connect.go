@@ -51,6 +51,7 @@ func (s *stage) connectCPU(p pair, n int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer s.profile(p, p.name, time.Second)()
 	if err := s.connect(p, 0, n, ""); err != nil {
 		return 0, err
 	}

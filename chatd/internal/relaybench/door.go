@@ -12,8 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	_ "net/http/pprof" // for --profiles
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -58,13 +58,13 @@ func withoutSignatures(name, text string) (string, error) {
 
 // buildDoor builds this program so.
 func buildDoor(ctx context.Context, dir, to string) error {
-	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", "chatvault/protocol/ticket").Output()
+	source, err := packageDir(ctx, "chatvault/protocol/ticket")
 	if err != nil {
-		return fmt.Errorf("go list: %w", err)
+		return err
 	}
 	replace := map[string]string{}
 	for name := range unsigned {
-		path := filepath.Join(strings.TrimSpace(string(out)), name)
+		path := filepath.Join(source, name)
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -105,7 +105,12 @@ func runDoor(ours bool, keyFile string) error {
 		return err
 	}
 	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
-	fmt.Printf("{\"msg\":\"listening\",\"address\":%q}\n", l.Addr())
+	admin, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go http.Serve(admin, nil) // until the process ends
+	fmt.Printf("{\"msg\":\"listening\",\"address\":%q,\"admin\":%q}\n", l.Addr(), admin.Addr())
 	if !ours {
 		server.Handler = &plainDoor{verifier, hosts}
 		return server.Serve(l)

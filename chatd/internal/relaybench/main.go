@@ -47,6 +47,7 @@ func main() {
 	out := flag.String("out", "bin/bench-relay.json", "where the report goes")
 	only := flag.String("only", "", "measure only the groups whose name has this prefix; for development")
 	reps := flag.Int("reps", 0, "repetitions; for development")
+	profiles := flag.String("profiles", "", "an existing directory for profiles of chatd, which then is slower; for development")
 	chatd := flag.String("chatd", "", "a chatd that is there already; built if empty")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -58,7 +59,7 @@ func main() {
 	if *reps > 0 {
 		p.Repetitions, p.memory, p.storms, p.Rounds = *reps, *reps, *reps, 1
 	}
-	met, err := run(ctx, p, *chatd, *only, *out)
+	met, err := run(ctx, p, *chatd, *profiles, *only, *out)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "relaybench:", err)
 	}
@@ -119,7 +120,7 @@ var groups = []group{
 }
 
 // run measures all rows and writes the report.
-func run(ctx context.Context, p plan, chatd, only, out string) (met bool, err error) {
+func run(ctx context.Context, p plan, chatd, profiles, only, out string) (met bool, err error) {
 	if p.quick {
 		fmt.Println("--quick: tiny repetitions, to see that the program runs; these numbers are worth nothing")
 	}
@@ -131,6 +132,7 @@ func run(ctx context.Context, p plan, chatd, only, out string) (met bool, err er
 	if err != nil {
 		return false, err
 	}
+	w.profiles = profiles
 	met = true
 	for _, g := range groups {
 		if !strings.HasPrefix(g.name, only) {

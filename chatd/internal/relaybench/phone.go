@@ -67,15 +67,18 @@ func appendMasked(b []byte, opcode byte, payload []byte) []byte {
 	return b
 }
 
+// connectWait is how long a phone waits until it is READY: as the SDK does.
+const connectWait = 8 * time.Second
+
 // dial connects the i-th phone, from one of 64 addresses in turn.
 func (c *clients) dial(ctx context.Context, o order, i int) (*phone, error) {
-	d := net.Dialer{KeepAlive: -1, Timeout: time.Minute, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%64))}}
+	d := net.Dialer{KeepAlive: -1, Timeout: connectWait, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%64))}}
 	conn, err := d.DialContext(ctx, "tcp", o.Addr)
 	if err != nil {
 		return nil, err
 	}
 	p := &phone{kind: o.Kind, conn: conn}
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(time.Now().Add(connectWait))
 	if err := c.greet(p, o, i); err != nil {
 		conn.Close()
 		return nil, err
@@ -166,7 +169,7 @@ func (p *phone) open() error {
 // attach continues the session on this connection, and repeats what was sent last.
 func (p *phone) attach(before *phone) error {
 	p.session, p.want, p.message = before.session, before.want, before.message
-	p.conn.SetDeadline(time.Now().Add(time.Minute))
+	p.conn.SetDeadline(time.Now().Add(connectWait))
 	defer p.conn.SetDeadline(time.Time{})
 	if err := p.send(frame.Attach{Tag: 2, Session: p.session}); err != nil {
 		return err

@@ -35,7 +35,8 @@ func pings(w *world, p plan) []*goals.Row {
 	none, err := chatd.metric(w.ctx, "go_goroutines")
 	for _, pr := range []pair{chatd, floor} {
 		if err == nil {
-			err = s.connect(pr, 0, p.phones, "use")
+			// Not at once: then most of the tickers would tick together.
+			err = s.connectOver(every, pr, 0, p.phones, "use")
 		}
 		if err == nil {
 			_, err = pr.clients.ask(w.ctx, order{Do: "hold"})
@@ -56,6 +57,7 @@ func pings(w *world, p plan) []*goals.Row {
 				return nil, err
 			}
 		}
+		defer s.profile(chatd, "pings", every)()
 		const looks = 5
 		for range looks {
 			if err := s.pause(every / looks); err != nil {

@@ -5,6 +5,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -49,7 +52,14 @@ func (s *stage) more(srv *server) (pair, error) {
 
 // connect connects count phones, from the first account on.
 func (s *stage) connect(p pair, first, count int, how string) error {
-	_, err := p.clients.ask(s.ctx, order{Do: "connect", Addr: p.addr, Kind: p.kind, TLS: p.tls, First: first, Count: count, How: how})
+	return s.connectOver(0, p, first, count, how)
+}
+
+// connectOver connects them evenly over a time.
+func (s *stage) connectOver(d time.Duration, p pair, first, count int, how string) error {
+	_, err := p.clients.ask(s.ctx, order{
+		Do: "connect", Addr: p.addr, Kind: p.kind, TLS: p.tls, First: first, Count: count, How: how, Seconds: d.Seconds(),
+	})
 	return err
 }
 
@@ -60,6 +70,7 @@ func (s *stage) echo(p pair, d time.Duration) (perFrame float64, a answer, err e
 	if err != nil {
 		return 0, a, err
 	}
+	defer s.profile(p, "echo", d)()
 	if a, err = p.clients.ask(s.ctx, order{Do: "echo", Seconds: d.Seconds()}); err != nil {
 		return 0, a, err
 	}
@@ -94,3 +105,27 @@ func turns(i int, each ...func() error) error {
 
 // all joins what several calls return.
 func all(each ...error) error { return errors.Join(each...) }
+
+// profile takes profiles of a chatd while it is measured, if --profiles wants them:
+// where its CPU goes, and what it allocates. done waits for them.
+func (s *stage) profile(p pair, what string, d time.Duration) (done func()) {
+	seconds := int(d / time.Second)
+	if s.profiles == "" || p.kind == kindWS || seconds < 1 {
+		return func() {}
+	}
+	s.profiled++
+	var taken sync.WaitGroup
+	for _, kind := range []string{"profile", "allocs"} {
+		file := filepath.Join(s.profiles, fmt.Sprintf("%s-%d-%s.pb.gz", what, s.profiled, kind))
+		taken.Go(func() {
+			b, err := get(s.ctx, fmt.Sprintf("http://%s/debug/pprof/%s?seconds=%d", p.admin, kind, seconds))
+			if err == nil {
+				err = os.WriteFile(file, []byte(b), 0o600)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "  no profile:", err)
+			}
+		})
+	}
+	return taken.Wait
+}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,9 @@ type world struct {
 	vault                      agent
 	vaultAddr, echoAddr        string
 	closers                    []func()
+
+	profiles string // where profiles go; empty: none are taken
+	profiled int
 }
 
 func (w *world) onClose(f func()) { w.closers = append(w.closers, f) }
@@ -111,10 +115,24 @@ func (w *world) build() error {
 		}
 	}
 	w.floors, w.doors = filepath.Join(w.dir, "floors"), filepath.Join(w.dir, "doors")
-	if err := build(w.ctx, append(static, "GOWORK=off"), "chatd/internal/relaybench/floors", w.floors, "-trimpath", "."); err != nil {
+	floors, err := packageDir(w.ctx, "chatvault/chatd/internal/relaybench")
+	if err != nil {
+		return err
+	}
+	floors = filepath.Join(floors, "floors") // a module of its own
+	if err := build(w.ctx, append(static, "GOWORK=off"), floors, w.floors, "-trimpath", "."); err != nil {
 		return err
 	}
 	return buildDoor(w.ctx, w.dir, w.doors)
+}
+
+// packageDir is where the source of a package of this module is.
+func packageDir(ctx context.Context, path string) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", path).Output()
+	if err != nil {
+		return "", fmt.Errorf("go list %s: %w", path, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func build(ctx context.Context, env []string, dir, to string, args ...string) error {
