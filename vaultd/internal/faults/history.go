@@ -71,11 +71,13 @@ const checkLimit = 20 * time.Second
 
 // Check returns how many accounts have a history that no sequence of operations
 // explains. The error shows the first of them, or one that could not be decided.
-func (h *History) Check() (guilty int, err error) {
+func (h *History) Check() (guilty int, err error) { return h.check(checkLimit) }
+
+func (h *History) check(limit time.Duration) (guilty int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, ops := range h.accounts {
-		verdict := porcupine.CheckOperationsTimeout(model, ops, checkLimit)
+		verdict := porcupine.CheckOperationsTimeout(model, ops, limit)
 		if verdict == porcupine.Ok {
 			continue
 		}
@@ -83,7 +85,7 @@ func (h *History) Check() (guilty int, err error) {
 			guilty++
 		}
 		if err == nil {
-			err = fmt.Errorf("account %d: %s: %s", id, verdict, explain(ops))
+			err = fmt.Errorf("account %d: %s: %s", id, verdict, explain(ops, limit))
 		}
 	}
 	return guilty, err
@@ -92,8 +94,8 @@ func (h *History) Check() (guilty int, err error) {
 // explain tells how far a history can be explained, for whoever has to find out what
 // went wrong: the account as it is after the longest part that can be, and the
 // operations that come next and do not fit, or that may have been done.
-func explain(ops []porcupine.Operation) string {
-	_, info := porcupine.CheckOperationsVerbose(model, ops, checkLimit)
+func explain(ops []porcupine.Operation, limit time.Duration) string {
+	_, info := porcupine.CheckOperationsVerbose(model, ops, limit)
 	var longest []porcupine.Operation
 	for _, parts := range info.PartialLinearizationsOperations() {
 		for _, part := range parts {

@@ -76,7 +76,8 @@ func newNetwork(t *testing.T, members int) *network {
 		n.must("-n " + member + " link set eth0 up")
 		n.must("-n " + member + " route add default via " + n.host(i, 5))
 	}
-	if out, err := exec.Command("nsenter", "--net=/run/netns/"+hub, "sysctl", "-w", "net.ipv4.ip_forward=1").CombinedOutput(); err != nil {
+	forward := exec.Command("nsenter", "--net=/run/netns/"+hub, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+	if out, err := forward.CombinedOutput(); err != nil {
 		t.Fatalf("routing in a network namespace (needs root): %v: %s", err, out)
 	}
 	return n

@@ -43,7 +43,9 @@ func newPartitioned(t *testing.T) (*cluster, *network) {
 func (c *cluster) convictStale(t *testing.T, n *network) {
 	for seed := range seedsOf(2, 5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			x := c.trial(seed, inTurn(seed, func(rng *rand.Rand) Fault { return n.alone(c.some(rng), 3) }))
+			alone := func(rng *rand.Rand) Fault { return n.alone(c.some(rng), 3) }
+			x := c.trial(seed, inTurn(seed, alone, alone))
+			x.load.Clients = 20 // most of them wait for the one that is alone
 			x.convict(t, false)
 		})
 	}
