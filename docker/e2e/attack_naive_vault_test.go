@@ -44,6 +44,8 @@ type naiveVault struct {
 	// Of the flaw racing: how many have read the counter.
 	racing int
 	raced  *sync.Cond
+	// What it got to see: connections of a relay, ATTACHes, requests in the clear.
+	uplinks, attaches, requests int
 }
 
 // who is an account's device.
@@ -52,8 +54,8 @@ type who struct {
 	device vaultmsg.Thumbprint
 }
 
-// naiveHouse is a house whose chatd reaches a naive vault in place of ours.
-func naiveHouse(t *testing.T) (*house, *naiveVault) {
+// newNaiveVault listens; it serves as a vault of h's once it is told of it.
+func newNaiveVault(t *testing.T) *naiveVault {
 	t.Helper()
 	v := &naiveVault{t: t, ready: make(chan struct{}), accounts: map[string]*naiveRecord{},
 		peers: map[[32]byte]who{}, sessions: map[frame.SessionID]*naiveSession{}}
@@ -80,18 +82,33 @@ func naiveHouse(t *testing.T) (*house, *naiveVault) {
 			go v.uplink(c)
 		}
 	}()
-	h := start(t, func(o *stack.Options) { o.ChatdArgs = append(o.ChatdArgs, "--vault", v.ln.Addr().String()) })
+	return v
+}
+
+// vaultOf gives it a vault's genuine certificate, and the app's public key.
+func (v *naiveVault) vaultOf(h *house) {
+	v.t.Helper()
 	who := &tap{}
 	who.pki.Store(ptr(filepath.Join(h.Dir, "pki")))
+	var err error
 	if v.tls, err = who.config("vaultd"); err != nil {
-		t.Fatal(err)
+		v.t.Fatal(err)
 	}
 	v.tickets, err = ticket.NewVerifier([]ticket.IssuerConfig{{Name: stack.App, Issuers: []string{stack.Issuer}, KeyFile: filepath.Join(h.Dir, "issuer.pem")}}, []string{stack.Fleet}, ticket.Options{})
 	if err != nil {
-		t.Fatal(err)
+		v.t.Fatal(err)
 	}
-	naive.Store(h, v)
 	close(v.ready)
+}
+
+// naiveHouse is a house whose chatd reaches a naive vault in place of ours, and whose
+// attackers take that vault's keys for the fleet's.
+func naiveHouse(t *testing.T) (*house, *naiveVault) {
+	t.Helper()
+	v := newNaiveVault(t)
+	h := start(t, func(o *stack.Options) { o.ChatdArgs = append(o.ChatdArgs, "--vault", v.ln.Addr().String()) })
+	v.vaultOf(h)
+	naive.Store(h, v)
 	return h, v
 }
 
@@ -119,6 +136,10 @@ func (v *naiveVault) uplink(c net.Conn) {
 		return
 	}
 	conn := tls.Server(c, v.tls)
+	if conn.HandshakeContext(v.t.Context()) != nil {
+		return
+	}
+	v.saw(&v.uplinks)
 	var mu sync.Mutex
 	send := func(number uint32, f frame.Frame) {
 		mu.Lock()
@@ -141,6 +162,9 @@ func (v *naiveVault) uplink(c net.Conn) {
 		switch f := f.(type) {
 		case frame.UplinkPing:
 			answer(frame.UplinkPong{})
+		case frame.Attach: // it claims to have the session
+			v.saw(&v.attaches)
+			answer(f)
 		case frame.UplinkPeer:
 			peers[number] = f.Hash
 		case frame.Open:
@@ -210,6 +234,7 @@ func (v *naiveVault) data(d frame.Data, answer func(frame.Frame)) {
 	if err != nil {
 		return
 	}
+	v.saw(&v.requests)
 	reply := v.handle(s, plain).Encode()
 	if v.is(unpadded) && plain[0] == byte(vaultmsg.KRecoverStart) {
 		for len(reply) > 1 && reply[len(reply)-1] == 0 {
@@ -217,6 +242,19 @@ func (v *naiveVault) data(d frame.Data, answer func(frame.Frame)) {
 		}
 	}
 	answer(frame.Data{Session: s.id, Sequence: d.Sequence, Payload: s.noise.Seal(s.id[:], d.Sequence, reply)})
+}
+
+func (v *naiveVault) saw(what *int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	*what++
+}
+
+// has says what it saw.
+func (v *naiveVault) has() (uplinks, attaches, requests int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.uplinks, v.attaches, v.requests
 }
 
 func (v *naiveVault) is(f flaw) bool {
