@@ -48,7 +48,7 @@ type serveCmd struct {
 	Pacing       bool          `default:"true" negatable:"" help:"Slow failures down on devices other than the owner's, from the sixth on."`
 	MaxCharges   int           `name:"max-charges-per-hour" default:"100000" help:"Attempts charged in an hour by all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
 	MaxLocks     int           `name:"max-locks-per-hour" default:"1000" help:"Accounts that may lose their last attempt in an hour, at all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
-	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed; at most 5m."`
+	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed, by all vaults of the store together; at most 5m. The same on each."`
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
 	Drain       time.Duration `default:"30s" help:"How long sessions in flight may take at shutdown."`
@@ -133,12 +133,13 @@ func (c *serveCmd) openHSM(ctx context.Context, log *slog.Logger) (hsm.Module, e
 	return p11.Open(ctx, p11.Config{URI: c.HSM, PINFile: c.PINFile, Sessions: c.HSMSessions, Log: log})
 }
 
-// sweep destroys what is used up, at start and then at intervals.
+// sweep destroys what is used up, at start and then at intervals: this node's part of
+// what the vaults of the store share.
 func (c *serveCmd) sweep(ctx context.Context, v *vault.Vault, log *slog.Logger) {
-	ticker := time.NewTicker(c.Sweep)
+	ticker := time.NewTicker(max(c.Sweep/vault.SweepsPerPeriod, time.Millisecond))
 	defer ticker.Stop()
 	for {
-		n, err := v.Sweep(ctx)
+		n, err := v.SweepDue(ctx, c.Sweep)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			log.Error("sweep failed", "destroyed", n, "err", err)

@@ -154,7 +154,7 @@ func (r *Record) decodeLists(d *decoder) error {
 // better refused than counted with.
 func (r *Record) check() error {
 	switch {
-	case r.State < Live || r.State > Permits:
+	case r.State < Live || r.State > Swept:
 		return fmt.Errorf("%w: state %d", ErrMalformed, r.State)
 	case r.Base > r.Charges || r.Charges-r.Base > MaxEntries:
 		return fmt.Errorf("%w: %d charges over base %d", ErrMalformed, r.Charges, r.Base)

@@ -31,6 +31,9 @@ const (
 	// RegisteredAt is when the hour began, Replaced how many charges, and
 	// ReplacedFailures how many last charges.
 	Permits State = 5
+	// Swept says of a shard of the records when it was swept: RegisteredAt is when
+	// the last sweep that ended began, NotBefore until when a node is at it.
+	Swept State = 6
 )
 
 // Record is one account's record. Times are Unix seconds, 0 for never.

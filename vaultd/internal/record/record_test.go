@@ -33,7 +33,7 @@ func full() record.Record {
 }
 
 func TestEveryRecordHasOneSizeAndComesBack(t *testing.T) {
-	for _, r := range []record.Record{full(), {State: record.Destroyed, Generation: 1}, {State: record.Decoy}, {State: record.Permits, Replaced: 5}} {
+	for _, r := range []record.Record{full(), {State: record.Destroyed, Generation: 1}, {State: record.Decoy}, {State: record.Permits, Replaced: 5}, {State: record.Swept, NotBefore: 7}} {
 		b := r.Encode()
 		if len(b) != record.Size {
 			t.Errorf("%d bytes, want %d", len(b), record.Size)
@@ -48,7 +48,7 @@ func TestEveryRecordHasOneSizeAndComesBack(t *testing.T) {
 func TestFieldsThatCannotBeTrueAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*record.Record){
 		"state 0":                    func(r *record.Record) { r.State = 0 },
-		"an unknown state":           func(r *record.Record) { r.State = record.Permits + 1 },
+		"an unknown state":           func(r *record.Record) { r.State = record.Swept + 1 },
 		"base over charges":          func(r *record.Record) { r.Base = r.Charges + 1 },
 		"eleven charges over base":   func(r *record.Record) { r.Base = r.Charges - 11 },
 		"entries out of order":       func(r *record.Record) { r.Entries[0], r.Entries[1] = r.Entries[1], r.Entries[0] },

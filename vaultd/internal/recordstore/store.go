@@ -54,9 +54,10 @@
 //     registered, the locked one replaced, and the person would be told that the key is gone;
 //   - status, and a receipt that is given once more.
 //
-// All these are decided on a Load. A charge is the one step that gains: it stores
-// something in any case, and through a member of a cluster that does not lead it
-// takes two round trips less.
+// All these are decided on a Load. Two gain. A charge stores something in any case,
+// and through a member of a cluster that does not lead it takes two round trips
+// less. A sweep, which looks for records to be destroyed, answers nobody: what it
+// finds it swaps on, and what it passes over it looks at again the next time.
 package recordstore
 
 import (

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
+	"sync"
+	"testing"
 	"time"
 
 	"chatvault/protocol/ticket"
 	"chatvault/vaultd/internal/hsm"
+	"chatvault/vaultd/internal/hsm/memhsm"
 	"chatvault/vaultd/internal/record"
 	"chatvault/vaultd/internal/recordstore"
+	"chatvault/vaultd/internal/recordstore/pebblestore"
 )
 
 // Stored reads what is durable of an account, past every decorator of the store
@@ -50,4 +55,36 @@ func (n Node) Charge(ctx context.Context) (ok bool, until uint64, err error) {
 		}
 		return err == nil, until, nil
 	}
+}
+
+// Filled is a store on this machine with so many live records in it, and their HSM.
+func Filled(tb testing.TB, n int) (recordstore.Store, hsm.Module) {
+	tb.Helper()
+	store, err := pebblestore.Open(tb.TempDir(), pebblestore.Options{Create: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { store.Close() })
+	module, err := memhsm.New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &records{fleet: "test", epoch: 1, store: store, hsm: module}
+	var wg sync.WaitGroup
+	for worker := range 32 {
+		wg.Go(func() {
+			for i := worker; i < n; i += 32 {
+				id, err := s.id(tb.Context(), "chatvault/1 record", []byte(strconv.Itoa(i)))
+				if err == nil {
+					err = s.swap(tb.Context(), id, 0, &record.Record{State: record.Live, Generation: 1})
+				}
+				if err != nil {
+					tb.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return store, module
 }

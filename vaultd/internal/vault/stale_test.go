@@ -177,8 +177,9 @@ func TestStaleReadsDoNotMultiplyGuesses(t *testing.T) {
 	}
 }
 
-// TestOnlyAChargeReadsStale: every other answer is decided on a Load from the start.
-func TestOnlyAChargeReadsStale(t *testing.T) {
+// TestOnlyChargesAndSweepsReadStale: every other answer is decided on a Load from the
+// start.
+func TestOnlyChargesAndSweepsReadStale(t *testing.T) {
 	var s *lagging
 	w := newWorld(t, func(c *vault.Config) {
 		s = newLagging(c.Store, func(recordstore.Version) recordstore.Version { return 0 })
@@ -194,15 +195,16 @@ func TestOnlyAChargeReadsStale(t *testing.T) {
 	p.register(vaultmsg.PurposeRegister, 0, "1234")
 	p.status()
 	w.phone("anna").send(vaultmsg.Claim{What: vaultmsg.ClaimReplace, Generation: 1})
+	stales("register, status, claim", 0)
 	if _, err := w.vault.Sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
-	stales("register, status, claim, sweep", 0)
+	stales("a sweep of one record", 1)
 	a := p.try("1234")
 	r := a.ke1()
-	stales("KE1", 1)
+	stales("KE1", 2)
 	m, _ := a.ke3(r)
 	p.send(m)
 	p.send(vaultmsg.Delete{Generation: 1})
-	stales("KE3, delete", 1)
+	stales("KE3, delete", 2)
 }

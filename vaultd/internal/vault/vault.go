@@ -7,7 +7,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -53,6 +52,7 @@ type Vault struct {
 	decoy        decoy
 	decoys       decoys
 	permits      *permits
+	dueAt        dueTimes
 	clock        *clock
 	locks        [256]chan struct{} // by record id: spares colliding swaps, guards nothing
 }
@@ -108,58 +108,6 @@ func (v *Vault) lock(ctx context.Context, id recordstore.ID) (unlock func(), err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the record: %w", ctx.Err())
 	}
-}
-
-// Sweep settles every record once: what is used up and has no open attempt left
-// becomes a tombstone, without anybody touching it. It returns how many did. The
-// error names one record of those that failed, and how many there were.
-func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
-	var after recordstore.ID
-	var first error
-	failed := 0
-	for {
-		ids, err := v.cfg.Store.Scan(ctx, after, 1000)
-		if err != nil {
-			return destroyed, fmt.Errorf("scan: %w", err)
-		}
-		if len(ids) == 0 {
-			break
-		}
-		for _, id := range ids {
-			// One record that does not open must not keep the others alive.
-			changed, err := v.settle(ctx, id)
-			if err != nil {
-				if failed++; first == nil {
-					first = fmt.Errorf("record %s: %w", id, err)
-				}
-			}
-			if changed {
-				destroyed++
-			}
-		}
-		after = ids[len(ids)-1]
-	}
-	if first != nil {
-		// Not all of them: while the HSM is down every record of millions fails.
-		return destroyed, fmt.Errorf("%d records, the first of them %w", failed, first)
-	}
-	return destroyed, nil
-}
-
-// settle tries once: a collision means that somebody else touches the record,
-// and settles it.
-func (v *Vault) settle(ctx context.Context, id recordstore.ID) (changed bool, err error) {
-	r, version, err := v.records.load(ctx, id)
-	before := stateOf(r)
-	if err != nil || r == nil || !rules.Settle(r, v.cfg.Now(), v.params()) {
-		return false, err
-	}
-	err = v.records.swap(ctx, id, version, r)
-	v.stored(err, before, r)
-	if errors.Is(err, recordstore.ErrConflict) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // params are the rules' times, and how far the clock is to be believed.
