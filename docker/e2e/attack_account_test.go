@@ -316,7 +316,7 @@ func (s *talk) login(sub, pw string, generation uint64) vaultmsg.Reply {
 // the same sizes in the same order, whatever the verdict.
 func TestRecoveriesLookAlike(t *testing.T) {
 	t.Parallel()
-	h := start(t)
+	h := start(t, func(o *stack.Options) { o.Pacing = true })
 	const rounds = 7
 	kinds := []struct {
 		name, sub string
@@ -327,12 +327,17 @@ func TestRecoveriesLookAlike(t *testing.T) {
 		{"locked", "locked", client.ErrLocked},
 		{"destroyed", "destroyed", client.ErrDestroyed},
 		{"not registered", "nobody", client.ErrNotRegistered},
+		{"paced", "paced", client.ErrPaced},
 	}
+	owner := map[string]*phone{} // it is never paced
 	for _, sub := range []string{"right", "wrong", "locked", "destroyed"} {
-		h.registered(sub, "1234")
+		owner[sub] = h.phone(sub)
+		if _, err := owner[sub].Register(t.Context(), password("1234"), newKey(), cheap); err != nil {
+			t.Fatal(err)
+		}
 	}
-	h.burnAll(t, "locked", 9)
-	h.burnAll(t, "destroyed", 10)
+	burn(t, owner["locked"], 9)
+	burn(t, owner["destroyed"], 10)
 	// The tenth attempt of "locked" stays open: its session is left alone.
 	left := h.inside(t, h.device(t, "locked"))
 	_, ke1 := h.ke1(t, "locked", "1234")
@@ -340,14 +345,21 @@ func TestRecoveriesLookAlike(t *testing.T) {
 
 	// On another connection of each account somebody listens for doorbells.
 	bells := map[string]*wire{}
-	for _, k := range kinds {
+	for _, k := range kinds[:5] {
 		bells[k.name] = h.as(t, h.device(t, k.sub))
 	}
 	shapes := map[string][]string{}
 	times := map[string][]time.Duration{}
 	pauses := map[string][]time.Duration{}
-	for range rounds {
+	for round := range rounds {
 		for _, k := range kinds {
+			if k.name == "paced" { // for a minute, so that each round has its own
+				k.sub = fmt.Sprint("paced", round)
+				a := &arena{t: t, h: h, sub: k.sub}
+				a.registers()
+				a.guesses(a.session(), 6, true)
+				bells[k.name] = h.as(t, h.device(t, k.sub))
+			}
 			shape, took, pause, err := h.recorded(t, k.sub)
 			if !errors.Is(err, k.want) {
 				t.Fatalf("%s: %v", k.name, err)
@@ -404,10 +416,9 @@ func TestRecoveriesLookAlike(t *testing.T) {
 	}
 }
 
-// burnAll types n wrong passwords.
-func (h *house) burnAll(t *testing.T, sub string, n int) {
+// burn types n wrong passwords.
+func burn(t *testing.T, p *phone, n int) {
 	t.Helper()
-	p := h.phone(sub)
 	for i := range n {
 		if _, err := p.Recover(t.Context(), password(fmt.Sprint("burn ", i))); err == nil {
 			t.Fatal("a wrong password recovered")
