@@ -40,11 +40,11 @@ var good = []string{
 // abusers do all at once what scenarios of chatload call abuse, from a hundred
 // addresses. They last until they are ended.
 var abusers = [][]string{
-	{"half-open", "--rate", "700", "--connections", "6000", "--local-addrs", "127.0.3.1-127.0.3.100"},
+	{"half-open", "--rate", "500", "--connections", "6000", "--local-addrs", "127.0.3.1-127.0.3.100"},
 	{"slowloris", "--rate", "100", "--connections", "400", "--local-addrs", "127.0.4.1-127.0.4.100"},
-	{"garbage", "--rate", "60", "--local-addrs", "127.0.5.1-127.0.5.100"}, // oversized and fragmented frames too
+	{"garbage", "--rate", "40", "--local-addrs", "127.0.5.1-127.0.5.100"}, // oversized and fragmented frames too
 	{"ping-flood", "--rate", "20", "--connections", "100000", "--local-addrs", "127.0.6.1-127.0.6.100"},
-	{"sessions", "--rate", "30", "--connections", "300", "--local-addrs", "127.0.7.1-127.0.7.100"},
+	{"sessions", "--rate", "20", "--connections", "300", "--local-addrs", "127.0.7.1-127.0.7.100"},
 	{"slow", "--rate", "10", "--connections", "20", "--local-addrs", "127.0.8.1-127.0.8.100"},
 }
 

@@ -19,11 +19,11 @@ type fault struct {
 	end   func(ctx context.Context) error
 }
 
-// How long a fault lasts, and how long all is well after it.
-const (
-	leastFault, mostFault = 500 * time.Millisecond, 4 * time.Second
-	leastGap, mostGap     = 1 * time.Second, 4 * time.Second
-)
+// tempo is how long a fault lasts, and how long all is well before the next one.
+type tempo struct{ leastFault, mostFault, leastGap, mostGap time.Duration }
+
+// brisk is the tempo of the soak.
+var brisk = tempo{500 * time.Millisecond, 4 * time.Second, time.Second, 4 * time.Second}
 
 // faults are all that can happen in a round. Kills and restarts hit one relay
 // and one vault node, the same for a whole round: the others live on, so that
@@ -72,7 +72,7 @@ func storm(name string, l *link, w weather) fault {
 
 // wreck does faults, one after the other, until stop is closed; then all is
 // mended. The same seed brings the same faults.
-func wreck(ctx context.Context, all []fault, rnd *rand.Rand, stop <-chan struct{}, say func(string, ...any)) (done int, err error) {
+func wreck(ctx context.Context, all []fault, t tempo, rnd *rand.Rand, stop <-chan struct{}, say func(string, ...any)) (done int, err error) {
 	var order []int
 	for {
 		if len(order) == 0 {
@@ -80,7 +80,7 @@ func wreck(ctx context.Context, all []fault, rnd *rand.Rand, stop <-chan struct{
 		}
 		f := all[order[0]]
 		order = order[1:]
-		lasts, gap := span(rnd, leastFault, mostFault), span(rnd, leastGap, mostGap)
+		lasts, gap := span(rnd, t.leastFault, t.mostFault), span(rnd, t.leastGap, t.mostGap)
 		if !waits(ctx, stop, gap) {
 			return done, nil
 		}
@@ -96,6 +96,7 @@ func wreck(ctx context.Context, all []fault, rnd *rand.Rand, stop <-chan struct{
 	}
 }
 
+// span is at least least, less than most.
 func span(rnd *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rnd.Int64N(int64(most-least)))
 }

@@ -30,7 +30,7 @@ func main() {
 	flag.DurationVar(&p.round, "round", 90*time.Second, "length of a round, after which growth is measured")
 	flag.Uint64Var(&p.seed, "seed", 0, "of people and faults; 0: a new one, which is printed")
 	abused := flag.Bool("abuse", true, "abuse chatd afterwards, for a minute or two")
-	keep := flag.Bool("keep", false, "keep the folder with logs and records")
+	keep := flag.Bool("keep", false, "keep the folder with logs and records, as after a failure")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
@@ -48,7 +48,8 @@ func main() {
 	}
 }
 
-// run does it all in a folder that it removes, unless it is to be kept.
+// run does it all in a folder that it removes, unless it is to be kept, or
+// something was found.
 func run(ctx context.Context, p plan, bin string, abused, keep bool) (err error) {
 	bin, err = filepath.Abs(bin)
 	if err != nil {
@@ -59,7 +60,7 @@ func run(ctx context.Context, p plan, bin string, abused, keep bool) (err error)
 		return err
 	}
 	defer func() {
-		if keep {
+		if keep || err != nil { // the logs of all processes are in it
 			fmt.Println("kept:", dir)
 			return
 		}

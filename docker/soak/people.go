@@ -19,12 +19,17 @@ import (
 // cheap is the least KSF that clients accept: what is soaked is not Argon2.
 var cheap = client.KSF{MemoryKiB: opaque.MinMemoryKiB, Time: opaque.MinTime, Parallelism: opaque.MinParallelism}
 
-// How long one try of the SDK may take, and how long a person goes on typing the
-// same password, or registering, when there is no verdict.
+// How long one try of the SDK may take. The patient outwait every fault; the
+// others give up in the middle of one, end the app, start it again, and type the
+// same password: whether it was charged nobody has told them yet.
 const (
-	tryFor  = 30 * time.Second
-	holdOut = 2 * time.Minute
+	patient   = 30 * time.Second
+	impatient = 1500 * time.Millisecond
 )
+
+// holdOut is how long a person goes on typing the same password, or registering,
+// when there is no verdict.
+const holdOut = 2 * time.Minute
 
 // person has an account with a key, one phone at a time, and a ledger.
 // One goroutine at a time uses it.
@@ -36,6 +41,7 @@ type person struct {
 	key      client.BackupKey
 	ledger   ledger
 	typed    int // wrong passwords so far, so that no two are the same
+	patience time.Duration
 
 	phone *client.Client
 	// What the phone keeps: it survives a restart of the app.
@@ -44,7 +50,11 @@ type person struct {
 }
 
 func newPerson(s *site, r *record, sub string, rnd *rand.Rand) *person {
-	return &person{site: s, rec: r, sub: sub, password: fmt.Sprintf("right %016x", rnd.Uint64()), key: client.NewBackupKey()}
+	p := &person{site: s, rec: r, sub: sub, password: fmt.Sprintf("right %016x", rnd.Uint64()), key: client.NewBackupKey(), patience: patient}
+	if rnd.IntN(2) == 0 {
+		p.patience = impatient
+	}
+	return p
 }
 
 // newPhone is a phone that remembers nothing.
@@ -62,7 +72,7 @@ func (p *person) restart() (err error) {
 	p.close()
 	jkt := p.device.Thumbprint()
 	p.phone, err = client.New(client.Config{
-		URL: p.site.url(), Pins: p.site.pins, Device: p.device, Store: p.store, Timeout: tryFor, ReplyWait: 3 * time.Second,
+		URL: p.site.url(), Pins: p.site.pins, Device: p.device, Store: p.store, Timeout: p.patience, ReplyWait: 3 * time.Second,
 		Tickets: func(context.Context) (string, error) { return p.site.Ticket(p.sub, jkt) },
 	})
 	return err
@@ -101,6 +111,11 @@ func (p *person) until(ctx context.Context, op string, do func(context.Context) 
 		}
 		p.rec.interrupted(op, err)
 		p.ledger.interrupted()
+		if p.patience == impatient {
+			if err := p.restart(); err != nil {
+				return err
+			}
+		}
 		pause(ctx, time.Duration(min(n, 10))*100*time.Millisecond)
 	}
 }
@@ -224,6 +239,7 @@ func (p *person) status(ctx context.Context) error {
 // person was told, and the right password opens the right key.
 func (p *person) final(ctx context.Context) error {
 	defer p.close()
+	p.patience = patient
 	if err := p.newPhone(); err != nil {
 		return err
 	}

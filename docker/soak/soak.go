@@ -114,7 +114,7 @@ func (k *soak) load(ctx context.Context, d time.Duration, faults []fault, rnd *r
 	if faults != nil {
 		weather := rand.New(rand.NewPCG(rnd.Uint64(), 2))
 		all.Go(func() error {
-			n, err := wreck(ctx, faults, weather, calmed, k.say)
+			n, err := wreck(ctx, faults, brisk, weather, calmed, k.say)
 			k.mu.Lock()
 			k.faults += n
 			k.mu.Unlock()
