@@ -69,7 +69,7 @@ func TestTheBenchmarkRuns(t *testing.T) {
 }
 
 func TestWhatVerifiesSignaturesIsFoundInTheSource(t *testing.T) {
-	for name, change := range unsigned {
+	for name, head := range verifies {
 		text, err := os.ReadFile(filepath.Join("../../../protocol/ticket", name))
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestWhatVerifiesSignaturesIsFoundInTheSource(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(out, change[0]) || len(out) == len(text) {
+		if !strings.Contains(out, head+"\treturn nil\n") {
 			t.Errorf("%s still verifies", name)
 		}
 		if _, err := parser.ParseFile(token.NewFileSet(), name, out, 0); err != nil {
