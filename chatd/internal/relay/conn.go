@@ -224,8 +224,14 @@ func (c *conn) onClosed(code int, _ string) error {
 
 // spend counts one against a limit of this connection; it returns how long to
 // wait, or 0.
-func (c *conn) spend(tat *int64, limit string) time.Duration {
-	next, wait := c.relay.limit(limit).Spend(*tat, c.relay.Clock.Now().UnixMicro())
+func (c *conn) spend(tat *int64, name string) time.Duration {
+	limit := c.relay.limit(name)
+	// The coarse clock is behind: what it allows is allowed, and when it
+	// refuses, the exact one decides.
+	next, wait := limit.Spend(*tat, c.relay.wheel.Now()/1000)
+	if wait > 0 {
+		next, wait = limit.Spend(*tat, c.relay.Clock.Now().UnixMicro())
+	}
 	*tat = next
 	return time.Duration(wait) * time.Microsecond
 }

@@ -69,7 +69,8 @@ func dial(ctx context.Context, c clock.Clock, config *tls.Config, fleet, addr st
 		return nil, fmt.Errorf("dialling: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	in := bufio.NewReaderSize(conn, 64<<10)
+	heard := newPulse(conn, c)
+	in := bufio.NewReaderSize(heard, 64<<10)
 	hello, err := readHello(in)
 	if !stop() && err == nil {
 		err = fmt.Errorf("%w in time", ErrHello)
@@ -81,7 +82,7 @@ func dial(ctx context.Context, c clock.Clock, config *tls.Config, fleet, addr st
 		conn.Close()
 		return nil, err
 	}
-	return newLink(c, addr, conn, in, hello.Node), nil
+	return newLink(c, addr, heard, in, hello.Node), nil
 }
 
 func readHello(in *bufio.Reader) (frame.UplinkHello, error) {

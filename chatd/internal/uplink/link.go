@@ -55,13 +55,12 @@ type Link struct {
 	// static after construction
 	node  frame.NodeID
 	addr  string
-	conn  net.Conn
-	in    *bufio.Reader
+	conn  *pulse
+	in    *bufio.Reader // of conn
 	clock clock.Clock
 	wake  chan struct{} // has room for one
 	done  chan struct{} // closed when the link is dead
 
-	heard    atomic.Int64 // Unix ns of the last envelope
 	draining atomic.Bool
 
 	mu      sync.Mutex // guards what follows
@@ -79,14 +78,36 @@ type goneConn struct {
 	at     time.Time
 }
 
-func newLink(c clock.Clock, addr string, conn net.Conn, in *bufio.Reader, node frame.NodeID) *Link {
+// pulse is a connection that knows when something was last read from it: one
+// look at the clock for all the envelopes that a read brings.
+type pulse struct {
+	net.Conn
+	clock clock.Clock
+	at    atomic.Int64 // Unix ns
+}
+
+func newPulse(conn net.Conn, c clock.Clock) *pulse {
+	p := &pulse{Conn: conn, clock: c}
+	p.at.Store(c.Now().UnixNano())
+	return p
+}
+
+// Read implements net.Conn.
+func (p *pulse) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	if n > 0 {
+		p.at.Store(p.clock.Now().UnixNano())
+	}
+	return n, err
+}
+
+func newLink(c clock.Clock, addr string, conn *pulse, in *bufio.Reader, node frame.NodeID) *Link {
 	l := &Link{
 		node: node, addr: addr, conn: conn, in: in, clock: c,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		peers: map[uint32]Peer{},
 	}
 	l.room.L = &l.mu
-	l.heard.Store(c.Now().UnixNano())
 	return l
 }
 
@@ -247,7 +268,7 @@ func (l *Link) watch() (stop func()) {
 	var timer clock.Timer
 	stopped := false
 	tick := func() {
-		if l.clock.Now().UnixNano()-l.heard.Load() >= int64(silentAfter) {
+		if l.clock.Now().UnixNano()-l.conn.at.Load() >= int64(silentAfter) {
 			l.end(ErrSilent)
 			return
 		}
@@ -311,7 +332,6 @@ func (l *Link) readLoop() error {
 		if err != nil {
 			return fmt.Errorf("%w: reading: %w", ErrLost, err)
 		}
-		l.heard.Store(l.clock.Now().UnixNano())
 		if number == 0 {
 			err = l.control(raw)
 		} else {

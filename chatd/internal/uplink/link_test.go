@@ -16,7 +16,8 @@ func pipeLink(t *testing.T, c clock.Clock) (*Link, net.Conn) {
 	t.Helper()
 	here, there := net.Pipe()
 	t.Cleanup(func() { here.Close(); there.Close() })
-	return newLink(c, "pipe", here, bufio.NewReader(here), frame.NodeID{1}), there
+	heard := newPulse(here, c)
+	return newLink(c, "pipe", heard, bufio.NewReader(heard), frame.NodeID{1}), there
 }
 
 func TestWhoSendsWaitsWhileTheNodeDoesNotRead(t *testing.T) {

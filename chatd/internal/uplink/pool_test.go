@@ -49,7 +49,7 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 		for range resolveEvery / pingEvery {
 			fake.Advance(pingEvery)
 			if l := f.pool.Node(vault.Hello.Node); l != nil {
-				l.heard.Store(fake.Now().UnixNano()) // in fake time, the pong is late
+				l.conn.at.Store(fake.Now().UnixNano()) // in fake time, the pong is late
 			}
 		}
 		<-asked
