@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -118,7 +115,7 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 func (p *plan) listen(ctx context.Context) (net.Listener, error) {
 	// No TCP keepalive: it would wake phones every 15 s for nothing. The relay
 	// pings.
-	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", p.cfg.Listen)
+	listener, err := (&net.ListenConfig{KeepAlive: -1, Control: admission.Control}).Listen(ctx, "tcp", p.cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listening: %w", err)
 	}
@@ -132,20 +129,9 @@ func (p *plan) listen(ctx context.Context) (net.Listener, error) {
 }
 
 func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Relay, sockets *admission.Listener) error {
-	server := &http.Server{
-		Handler:           r.Handler(),
-		ReadHeaderTimeout: 5 * time.Second, // also for TLS
-		IdleTimeout:       30 * time.Second,
-		MaxHeaderBytes:    8 << 10,
-		// net/http writes whole addresses of clients into its log.
-		ErrorLog: log.New(io.Discard, "", 0),
-	}
-	listener := net.Listener(sockets)
-	if p.clientTLS != nil {
-		listener = tls.NewListener(sockets, p.clientTLS)
-	}
+	server := relay.NewFront(r, p.clientTLS)
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(sockets) }()
 	logger.Info("listening", "address", sockets.Addr().String(), "tls", p.clientTLS != nil, "max_connections", p.relay.MaxConnections)
 	select {
 	case err := <-failed:

@@ -25,16 +25,21 @@ func (p Proxies) contain(a netip.Addr) bool {
 	return false
 }
 
+// PeerAddr is the address of who connects, from what net/http calls RemoteAddr.
+func PeerAddr(remote string) (netip.Addr, error) {
+	peer, err := netip.ParseAddrPort(remote)
+	return peer.Addr().Unmap(), err
+}
+
 // ClientAddr is the address that a request comes from. X-Forwarded-For counts
 // only when a proxy of ours sent it, and then from the right, where the proxies
 // write: the first address that is not a proxy is the client. What stands left
 // of it, the client wrote itself.
 func (p Proxies) ClientAddr(r *http.Request) (netip.Addr, error) {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	addr, err := PeerAddr(r.RemoteAddr)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	addr := peer.Addr().Unmap()
 	if !p.contain(addr) {
 		if len(p) > 0 && r.TLS == nil {
 			return netip.Addr{}, ErrNotProxied

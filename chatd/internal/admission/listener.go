@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Kernel buffers of a client's socket. With the defaults, a client that sends
@@ -15,8 +16,26 @@ const (
 	receiveBuffer = 16 << 10
 )
 
-// Listener accepts TCP connections, with small kernel buffers, and closes at
-// once those beyond Max: what a stranger can make the relay hold is bounded
+// userTimeout is how long what was sent may wait to be acknowledged by a client:
+// beyond it the kernel gives the connection up, also one that was closed here
+// and still holds what the client does not take.
+const userTimeout = 30 * time.Second
+
+// Control is that of a net.ListenConfig: it sets on the listening socket what
+// every accepted one inherits, without a system call for each.
+func Control(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = errors.Join(
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer),
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer),
+			setUserTimeout(int(fd), userTimeout),
+		)
+	})
+	return errors.Join(err, failed)
+}
+
+// Listener accepts TCP connections and closes at once those beyond Max: what a stranger can make the relay hold is bounded
 // before a byte was read.
 type Listener struct {
 	net.Listener
@@ -40,10 +59,6 @@ func (l *Listener) Accept() (net.Conn, error) {
 			conn.Close()
 			l.Refused()
 			continue
-		}
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			tcp.SetWriteBuffer(sendBuffer)
-			tcp.SetReadBuffer(receiveBuffer)
 		}
 		return &counted{Conn: conn, open: &l.open}, nil
 	}

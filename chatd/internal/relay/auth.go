@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"time"
@@ -71,9 +70,12 @@ func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
 	if !r.cfg.Hosts.Has(a.Host) {
 		return ticket.Verified{}, frame.WrongHost
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.AuthTimeout)
-	defer cancel()
-	v, err := r.Tickets.Verify(ctx, a.Ticket, a.DeviceKey[:], r.Clock.Now())
+	if !r.authGate.enter(r.ctx, r.cfg.AuthTimeout) {
+		r.Counts.Add("refused_auth_gate")
+		return ticket.Verified{}, frame.AuthTimeout
+	}
+	defer r.authGate.leave()
+	v, err := r.Tickets.Verify(r.ctx, a.Ticket, a.DeviceKey[:], r.Clock.Now())
 	if err == nil {
 		// The nonce is this connection's: what was recorded on another one
 		// does not verify.

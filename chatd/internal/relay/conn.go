@@ -22,7 +22,8 @@ import (
 type conn struct {
 	// static after construction
 	relay *Relay
-	ws    *websocket.Conn // set by the upgrade
+	wire  wire            // set by the upgrade, as ws
+	ws    *websocket.Conn // on wire
 	nonce [frame.NonceSize]byte
 	began time.Time // when the upgrade was asked for
 
@@ -74,7 +75,7 @@ func newConn(r *Relay, began time.Time) *conn {
 	return c
 }
 
-// greet says HELLO and gives the connection its reader.
+// greet says HELLO. The connection has no reader yet.
 func (c *conn) greet() {
 	r := c.relay
 	r.Counts.Add("connections")
@@ -83,20 +84,27 @@ func (c *conn) greet() {
 	c.ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
 	c.ws.SetCloseHandler(c.onClosed)
 	c.heard.Store(r.wheel.Now())
+	// Written here, before anybody else knows the connection: its socket has
+	// room for that much. If it has not, or the client has gone, reading fails.
+	hello := frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch}
+	size, err := c.wire.release(hello)
+	if err != nil {
+		c.wire.Conn.Close()
+	}
+	r.traffic.framesOut.Add(1)
+	r.traffic.bytesOut.Add(int64(size))
 	known := r.add(c)
 	r.wheel.Set(&c.wake, r.cfg.AuthTimeout)
-	c.sendFrame(frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch})
 	if !known {
 		c.end(draining)
 	}
-	go c.serve()
 }
 
 // serve handles message after message until the connection parks, or cannot be
 // read any more; then it cleans up. Once the connection has ended it discards
 // what still comes, until the client has answered the close frame.
 func (c *conn) serve() {
-	c.in.attach(c.ws.NetConn())
+	c.in.attach(c.wire.Conn)
 	for {
 		err := c.await()
 		if err == errParked {
@@ -245,7 +253,7 @@ func (c *conn) sendFrame(f frame.Frame) {
 // linger reads away what is unread: a close with unread bytes would discard
 // the close frame on its way.
 func (c *conn) linger() {
-	raw := c.ws.NetConn()
+	raw := c.wire.Conn
 	raw.SetReadDeadline(time.Now().Add(c.relay.closeGrace))
 	io.CopyN(io.Discard, raw, 256<<10)
 }

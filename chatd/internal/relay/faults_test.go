@@ -134,7 +134,7 @@ func TestTwoRelaysOverRedis(t *testing.T) {
 }
 
 // poll waits for what another goroutine tells Redis.
-func poll(t *testing.T, what string, ok func() bool) {
+func poll(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

@@ -2,11 +2,10 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
-	"strings"
+	"net"
 	"testing"
 	"time"
 
@@ -29,13 +28,13 @@ var withoutPoller bool
 
 // house is a relay with everything around it.
 type house struct {
-	t      *testing.T
+	t      testing.TB
 	pki    *chatdtest.PKI
 	issuer *chatdtest.Issuer
 	clock  *clock.Fake
 	relay  *Relay
 	url    string // ws://host:port
-	server *httptest.Server
+	front  *Front
 	dialer *websocket.Dialer // nil: plain
 	up     chan struct{}     // one for each uplink that comes up
 }
@@ -50,13 +49,14 @@ type setup struct {
 	// parkAfter is so short that every connection of a test parks again and again.
 	parkAfter    time.Duration
 	frameTimeout time.Duration // 0: as in production
+	headTimeout  time.Duration // 0: as in production
 	tls          bool
 	// tickets, if set, stands in for the issuer's verifier.
 	tickets *ticket.Verifier
 }
 
 // newHouse starts a relay; its clock stands still, that of its uplinks runs.
-func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change func(*setup)) *house {
+func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change func(*setup)) *house {
 	t.Helper()
 	bundle := []byte("the bundle\n")
 	s := setup{
@@ -99,6 +99,9 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		Clock: s.clock, Log: log, Counts: new(count.Set),
 	})
 	h.relay.parkAfter = s.parkAfter
+	if s.headTimeout > 0 {
+		h.relay.headTimeout = s.headTimeout
+	}
 	if s.frameTimeout > 0 {
 		h.relay.frameTimeout = s.frameTimeout
 	}
@@ -106,15 +109,19 @@ func newHouse(t *testing.T, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		h.relay.poller.close()
 		h.relay.poller = nil
 	}
-	h.server = httptest.NewUnstartedServer(h.relay.Handler())
-	if s.tls {
-		h.server.StartTLS()
-		h.dialer = &websocket.Dialer{TLSClientConfig: h.server.Client().Transport.(*http.Transport).TLSClientConfig}
-	} else {
-		h.server.Start()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	h.url = "ws" + strings.TrimPrefix(h.server.URL, "http")
-	h.relay.cfg.Hosts[h.server.Listener.Addr().String()] = true
+	addr := listener.Addr().String()
+	h.url, h.relay.cfg.Hosts[addr] = "ws://"+addr, true
+	var secure *tls.Config
+	if s.tls {
+		secure = &tls.Config{Certificates: []tls.Certificate{pki.Certificate("127.0.0.1")}}
+		h.url, h.dialer = "wss://"+addr, &websocket.Dialer{TLSClientConfig: &tls.Config{RootCAs: pki.Pool()}}
+	}
+	h.front = NewFront(h.relay, secure)
+	go h.front.Serve(listener)
 	h.run(pool, directory)
 	for range s.vaults {
 		<-h.up
@@ -135,7 +142,7 @@ func (h *house) run(pool *uplink.Pool, directory *route.Directory) {
 		for _, c := range h.relay.all() {
 			c.cut()
 		}
-		h.server.Close()
+		h.front.Shutdown(context.Background())
 		poll(h.t, "the end of every connection", func() bool { return h.relay.places.Load() == 0 })
 		h.relay.stop()
 		cancel()

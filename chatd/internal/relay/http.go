@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -43,53 +44,71 @@ func (r *Relay) serveReady(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// serveClient upgrades a request. All that stands before the upgrade costs no
-// cryptography and no Redis.
+// serveClient upgrades a request that net/http has read.
 func (r *Relay) serveClient(w http.ResponseWriter, req *http.Request) {
+	if c := r.admit(w, req, false); c != nil {
+		// A goroutine of its own: the handler's would keep net/http's buffers and
+		// the request in memory for as long as the client is active.
+		go c.serve()
+	}
+}
+
+// admit upgrades a request. All that stands before the upgrade costs no
+// cryptography and no Redis. metered says that the address has paid already. It
+// returns the connection, for which serve is to be called, or nil.
+func (r *Relay) admit(w http.ResponseWriter, req *http.Request, metered bool) *conn {
 	began := r.Clock.Now()
 	addr, err := r.cfg.Proxies.ClientAddr(req)
 	if errors.Is(err, admission.ErrNotProxied) {
 		r.refuse(w, http.StatusForbidden, "not_proxied", 0)
-		return
+		return nil
 	}
 	if err != nil {
 		r.refuse(w, http.StatusBadRequest, "no_address", 0)
-		return
+		return nil
 	}
+	if !metered {
+		if name, retry := r.overLimit(addr); name != "" {
+			r.refuse(w, http.StatusTooManyRequests, name, retry)
+			return nil
+		}
+	}
+	if !slices.Contains(websocket.Subprotocols(req), frame.Subprotocol) {
+		r.refuse(w, http.StatusBadRequest, "no_subprotocol", 0)
+		return nil
+	}
+	if r.places.Add(1) > int64(r.cfg.MaxConnections) {
+		r.places.Add(-1)
+		r.refuse(w, http.StatusServiceUnavailable, "max_connections", time.Second)
+		return nil
+	}
+	c := newConn(r, began)
+	if c.ws, err = r.upgrader.Upgrade(hijacker{w, c}, req, nil); err != nil {
+		c.in.release()
+		r.places.Add(-1)
+		r.Counts.Add("refused_upgrade")
+		return nil
+	}
+	c.greet()
+	return c
+}
+
+// overLimit counts a connection of an address; it names the limit that is
+// reached, if one is.
+func (r *Relay) overLimit(addr netip.Addr) (name string, retry time.Duration) {
 	narrow, wide := admission.LimitKeys(addr)
-	for _, l := range []struct{ name, id string }{
+	for _, l := range [2]struct{ name, id string }{
 		{ratelimit.ConnectionsPerIP, narrow}, {ratelimit.ConnectionsPerIPv6Range, wide},
 	} {
 		if l.id == "" {
 			continue
 		}
-		if d, _ := r.Local.Spend(req.Context(), l.name, r.limit(l.name), l.id); !d.Allowed {
+		if d, _ := r.Local.Spend(r.ctx, l.name, r.limit(l.name), l.id); !d.Allowed {
 			r.Counts.Add("limited_" + l.name)
-			r.refuse(w, http.StatusTooManyRequests, l.name, d.Retry)
-			return
+			return l.name, d.Retry
 		}
 	}
-	if !slices.Contains(websocket.Subprotocols(req), frame.Subprotocol) {
-		r.refuse(w, http.StatusBadRequest, "no_subprotocol", 0)
-		return
-	}
-	if r.places.Add(1) > int64(r.cfg.MaxConnections) {
-		r.places.Add(-1)
-		r.refuse(w, http.StatusServiceUnavailable, "max_connections", time.Second)
-		return
-	}
-	c := newConn(r, began)
-	ws, err := r.upgrader.Upgrade(hijacker{w, &c.in}, req, nil)
-	if err != nil {
-		c.in.release()
-		r.places.Add(-1)
-		r.Counts.Add("refused_upgrade")
-		return
-	}
-	// A goroutine of its own: the handler's would keep net/http's buffers and
-	// the request in memory for as long as the client stays.
-	c.ws = ws
-	c.greet()
+	return "", 0
 }
 
 func (r *Relay) originAllowed(req *http.Request) bool {

@@ -139,7 +139,7 @@ func (c *conn) moreTime(err error, late bool) bool {
 	if late || !errors.Is(err, os.ErrDeadlineExceeded) || c.hasEnded() {
 		return false
 	}
-	c.ws.NetConn().SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
+	c.wire.Conn.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
 	c.pushed = 0
 	return true
 }

@@ -73,8 +73,9 @@ func alone(t testing.TB) *Relay {
 func taped(t testing.TB, r *Relay, in io.Reader) *conn {
 	t.Helper()
 	c := newConn(r, time.Now())
-	c.ws = upgrade(t, &r.upgrader, hijacker{server{httptest.NewRecorder(), tape{in: in}}, &c.in})
+	c.ws = upgrade(t, &r.upgrader, hijacker{server{httptest.NewRecorder(), tape{in: in}}, c})
 	c.ws.SetReadLimit(frame.MaxFrame)
+	c.wire.release(frame.Hello{})
 	return c
 }
 

@@ -124,7 +124,7 @@ func (o *outbox) close(s frame.Status, drop bool) {
 	o.startLocked()
 	if drop {
 		o.dropLocked()
-		o.conn.ws.NetConn().SetWriteDeadline(time.Now().Add(o.conn.relay.closeGrace))
+		o.conn.wire.Conn.SetWriteDeadline(time.Now().Add(o.conn.relay.closeGrace))
 	}
 }
 
@@ -200,7 +200,7 @@ func (o *outbox) write(out []byte) error {
 	if len(out) == 0 {
 		return nil
 	}
-	conn := o.conn.ws.NetConn()
+	conn := o.conn.wire.Conn
 	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	_, err := conn.Write(out)
 	o.conn.relay.queued.Add(-int64(len(out)))

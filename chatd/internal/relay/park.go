@@ -10,6 +10,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/gorilla/websocket"
+
+	"chatvault/protocol/frame"
 )
 
 // A connection is active or parked. An active one has a goroutine, which reads,
@@ -56,22 +60,65 @@ func (i *input) release() {
 	}
 }
 
-// hijacker hands out an input in place of the buffer of net/http.
+// hijacker hands out a connection's input in place of the buffer of whoever has
+// read the request, and its wire.
 type hijacker struct {
 	http.ResponseWriter
-	in *input
+	conn *conn
 }
 
 // Hijack implements http.Hijacker. What a client sent before the upgrade was
-// answered stays in net/http's buffer, where gorilla/websocket finds and
-// refuses it.
+// answered stays in the other buffer, where gorilla/websocket finds and refuses
+// it.
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	raw, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil || brw.Reader.Buffered() > 0 {
-		return conn, brw, err
+		return raw, brw, err
 	}
-	h.in.attach(conn)
-	return conn, bufio.NewReadWriter(&h.in.br, brw.Writer), nil
+	c := h.conn
+	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
+	*c.wire.held = (*c.wire.held)[:0]
+	c.in.attach(raw)
+	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
+}
+
+// wire is the client's connection, TLS if there is any, below WebSocket. Until
+// release it holds back what is written, so that the answer to the request and
+// HELLO leave in one packet.
+type wire struct {
+	net.Conn
+	held *[]byte // nil: nothing is held back
+}
+
+// Write implements net.Conn.
+func (w *wire) Write(b []byte) (int, error) {
+	if w.held != nil {
+		*w.held = append(*w.held, b...)
+		return len(b), nil
+	}
+	return w.Conn.Write(b)
+}
+
+// SetDeadline implements net.Conn. gorilla/websocket would clear the request's
+// deadline, which the first read replaces.
+func (w *wire) SetDeadline(t time.Time) error {
+	if w.held != nil {
+		return nil
+	}
+	return w.Conn.SetDeadline(t)
+}
+
+// release writes what was held back, and f after it, whose size it returns.
+func (w *wire) release(f frame.Frame) (size int, err error) {
+	at := len(*w.held)
+	b := f.Append(append(*w.held, 0, 0)) // it is short: see appendMessage
+	size = len(b) - at - 2
+	b[at], b[at+1] = 0x80|websocket.BinaryMessage, byte(size)
+	_, err = w.Conn.Write(b)
+	*w.held = b
+	encoded.Put(w.held)
+	w.held = nil
+	return size, err
 }
 
 var (
@@ -124,12 +171,12 @@ func (c *conn) push(ended bool) {
 	r := c.relay
 	switch now := r.wheel.Now(); {
 	case ended && !c.until.IsZero():
-		c.ws.NetConn().SetReadDeadline(c.until)
+		c.wire.Conn.SetReadDeadline(c.until)
 	case ended: // the writer has its own deadline, and kicks
-		c.ws.NetConn().SetReadDeadline(time.Now().Add(r.closeGrace))
+		c.wire.Conn.SetReadDeadline(time.Now().Add(r.closeGrace))
 	case c.pushed == 0 || now-c.pushed >= int64(pushEvery):
 		c.pushed = now
-		c.ws.NetConn().SetReadDeadline(time.Now().Add(r.parkAfter))
+		c.wire.Conn.SetReadDeadline(time.Now().Add(r.parkAfter))
 	}
 }
 
@@ -140,7 +187,7 @@ func (c *conn) park() bool {
 	if r.poller == nil {
 		return false
 	}
-	raw, err := rawConn(c.ws.NetConn())
+	raw, err := rawConn(c.wire.Conn)
 	if err != nil {
 		return false
 	}
@@ -156,7 +203,7 @@ func (c *conn) park() bool {
 	raw.Control(func(fd uintptr) { watched = r.poller.watch(c, int(fd)) })
 	if watched != nil {
 		c.parked = false
-		c.in.attach(c.ws.NetConn())
+		c.in.attach(c.wire.Conn)
 		return false
 	}
 	r.parked.Add(1)
@@ -178,7 +225,7 @@ func (c *conn) resume() {
 // cut closes the socket without a word, TLS' own included, which might wait for
 // the client. The reader cleans up.
 func (c *conn) cut() {
-	conn := c.ws.NetConn()
+	conn := c.wire.Conn
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
@@ -188,7 +235,7 @@ func (c *conn) cut() {
 
 // kick wakes the reader, parked or not, because the connection has ended.
 func (c *conn) kick() {
-	c.ws.NetConn().SetReadDeadline(time.Unix(1, 0))
+	c.wire.Conn.SetReadDeadline(time.Unix(1, 0))
 	c.resume()
 }
 

@@ -75,11 +75,14 @@ type Relay struct {
 	cancel   context.CancelFunc
 	wheel    *wheel.Wheel
 
-	poller *poller // nil: connections stay active
+	tlsGate  gate
+	authGate gate
+	poller   *poller // nil: connections stay active
 	// What tests make smaller.
 	parkAfter      time.Duration
 	frameTimeout   time.Duration
 	closeGrace     time.Duration
+	headTimeout    time.Duration
 	maxQueuedBytes int64
 
 	settings atomic.Pointer[settings]
@@ -101,12 +104,13 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, maxQueuedBytes: maxQueuedBytes,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, maxQueuedBytes: maxQueuedBytes,
 		conns:    map[*conn]struct{}{},
 		accounts: map[route.Account]map[*conn]struct{}{},
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
+	r.tlsGate, r.authGate = newGate(), newGate()
 	r.wheel = wheel.New(parts.Clock)
 	var err error
 	if r.poller, err = newPoller(); err != nil {
@@ -115,13 +119,12 @@ func New(cfg Config, parts Parts) *Relay {
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.upgrader = websocket.Upgrader{
-		HandshakeTimeout: writeTimeout,
-		ReadBufferSize:   0, // use hijacker's
-		WriteBufferSize:  256,
-		WriteBufferPool:  new(sync.Pool), // for close frames only: see outbox
-		Subprotocols:     []string{frame.Subprotocol},
-		CheckOrigin:      r.originAllowed,
-		Error:            func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },
+		ReadBufferSize:  0, // use hijacker's
+		WriteBufferSize: 256,
+		WriteBufferPool: new(sync.Pool), // for close frames only: see outbox
+		Subprotocols:    []string{frame.Subprotocol},
+		CheckOrigin:     r.originAllowed,
+		Error:           func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },
 	}
 	return r
 }

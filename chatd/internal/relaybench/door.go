@@ -104,19 +104,18 @@ func runDoor(ours bool, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	admin, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	go http.Serve(admin, nil) // until the process ends
 	fmt.Printf("{\"msg\":\"listening\",\"address\":%q,\"admin\":%q}\n", l.Addr(), admin.Addr())
-	if !ours {
-		server.Handler = &plainDoor{verifier, hosts}
-		return server.Serve(l)
+	if ours {
+		front := relay.NewFront(newDoor(verifier, hosts), nil)
+		return front.Serve(&admission.Listener{Listener: l, Max: 1 << 20, Refused: func() {}})
 	}
-	server.Handler = newDoor(verifier, hosts).Handler()
-	return server.Serve(&admission.Listener{Listener: l, Max: 1 << 20, Refused: func() {}})
+	server := &http.Server{Handler: &plainDoor{verifier, hosts}, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	return server.Serve(l)
 }
 
 // newDoor is chatd's relay with no vault and no Redis.
