@@ -88,3 +88,15 @@ func Filled(tb testing.TB, n int) (recordstore.Store, hsm.Module) {
 	wg.Wait()
 	return store, module
 }
+
+// Populate makes a tombstone in every shard.
+func Populate(fleet string, store recordstore.Store, module hsm.Module) error {
+	s := &records{fleet: fleet, epoch: 1, store: store, hsm: module}
+	for shard := range sweepShards {
+		id := recordstore.ID{0: byte(shard), 15: 1}
+		if err := s.swap(context.Background(), id, 0, &record.Record{State: record.Deleted, Generation: 1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -44,7 +44,7 @@ func (v *Vault) Sweep(ctx context.Context) (destroyed int, err error) {
 // swept at least once in a period, as long as one node lives and sweeps what is due
 // within a quarter of the period. A node that dies at a shard holds it up by an eighth.
 //
-// A sealed record for each shard says when it was swept and who is at it. Nodes
+// A sealed record in each shard that has any says when it was swept and who is at it. Nodes
 // whose clocks differ, or a time to come that a wrong clock has left there, make a
 // shard be swept too often, never too seldom.
 func (v *Vault) SweepDue(ctx context.Context, period time.Duration) (destroyed int, err error) {
@@ -101,11 +101,19 @@ func (v *Vault) sweepIfDue(ctx context.Context, shard byte, period time.Duration
 		return
 	}
 	fail := func(err error) { t.fail("shards", fmt.Errorf("shard %d: %w", shard, err)) }
+	if empty, err := v.shardEmpty(ctx, shard); err != nil {
+		fail(err)
+		return
+	} else if empty {
+		v.dueAt.set(shard, v.cfg.Now().Add(period/sweepDue))
+		return
+	}
 	id, err := v.records.id(ctx, "chatvault/1 sweep", []byte{shard})
 	if err != nil {
 		fail(err)
 		return
 	}
+	id[0] = shard // where it makes no empty shard one that has records
 	r, version, err := v.records.load(ctx, id)
 	if err == nil && r != nil && r.State != record.Swept {
 		err = fmt.Errorf("%w: a record of state %d stands there", errCorrupt, r.State)
@@ -173,13 +181,28 @@ func (d *dueTimes) set(shard byte, at time.Time) {
 	d.at[shard] = at
 }
 
+// beforeShard is the id after which a shard begins.
+func beforeShard(shard byte) (id recordstore.ID) {
+	if shard > 0 {
+		copy(id[:], bytes.Repeat([]byte{0xff}, len(id)))
+		id[0] = shard - 1
+	}
+	return id
+}
+
+// shardEmpty says whether a shard has no records. A store of few accounts is not
+// to be filled with the times at which nothing was swept.
+func (v *Vault) shardEmpty(ctx context.Context, shard byte) (bool, error) {
+	ids, err := v.cfg.Store.Scan(ctx, beforeShard(shard), 1)
+	if err != nil {
+		return false, fmt.Errorf("scan: %w", err)
+	}
+	return len(ids) == 0 || ids[0][0] != shard, nil
+}
+
 // sweepShard settles the records of a shard, and says whether it could.
 func (v *Vault) sweepShard(ctx context.Context, shard byte, t *tally) (all bool) {
-	var after recordstore.ID
-	if shard > 0 { // the last id of the shard before
-		copy(after[:], bytes.Repeat([]byte{0xff}, len(after)))
-		after[0] = shard - 1
-	}
+	after := beforeShard(shard)
 	all = true
 	for {
 		ids, err := v.cfg.Store.Scan(ctx, after, sweepPage)

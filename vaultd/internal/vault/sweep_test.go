@@ -32,7 +32,7 @@ type scans struct {
 func (s *scans) Scan(ctx context.Context, after recordstore.ID, n int) ([]recordstore.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.die != nil && s.die() {
+	if n > 1 && s.die != nil && s.die() {
 		return nil, errors.New("killed")
 	}
 	ids, err := s.Store.Scan(ctx, after, n)
@@ -40,17 +40,21 @@ func (s *scans) Scan(ctx context.Context, after recordstore.ID, n int) ([]record
 	if after != (recordstore.ID{}) {
 		shard = int(after[0]) + 1
 	}
-	if after == (recordstore.ID{}) || after[15] == 0xff && after[1] == 0xff {
+	if n > 1 && (after == (recordstore.ID{}) || after[15] == 0xff && after[1] == 0xff) {
 		s.swept[shard] = s.clock()
 		s.count++
 	}
 	return ids, err
 }
 
-// sweepingFleet is nodes on one store, whose scans are noted.
+// sweepingFleet is nodes on one store, whose scans are noted, with a record in each
+// shard.
 func sweepingFleet(t *testing.T, nodes int) (*world, []*world, *scans) {
 	s := &scans{}
 	w := newWorld(t, func(c *vault.Config) { s.Store, s.clock = c.Store, c.Now; c.Store = s })
+	if err := vault.Populate(fleet, s.Store, w.hsm.Module); err != nil {
+		t.Fatal(err)
+	}
 	all := []*world{w}
 	for range nodes - 1 {
 		all = append(all, w.beside())
@@ -195,6 +199,19 @@ func TestASweepFindsAllRecords(t *testing.T) {
 	w.pass(24 * time.Hour)
 	if n := sweepDue(t, w); n != accounts {
 		t.Errorf("%d destroyed, want %d", n, accounts)
+	}
+}
+
+// TestEmptyShardsStayEmpty: a sweep writes to no shard that has no records.
+func TestEmptyShardsStayEmpty(t *testing.T) {
+	w := newWorld(t)
+	want(t, "register", w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234"), frame.OK, 10)
+	sweepDue(t, w)
+	w.pass(period)
+	sweepDue(t, w)
+	ids, err := w.store.Scan(t.Context(), recordstore.ID{}, 100)
+	if err != nil || len(ids) != 2 || ids[0][0] != ids[1][0] {
+		t.Errorf("records %v, %v; want anna's, and one beside it in its shard", ids, err)
 	}
 }
 
