@@ -40,7 +40,9 @@ var good = []string{
 // abusers do all at once what scenarios of chatload call abuse, from a hundred
 // addresses. They last until they are ended.
 var abusers = [][]string{
-	{"half-open", "--rate", "500", "--connections", "6000", "--local-addrs", "127.0.3.1-127.0.3.100"},
+	// A wave that stands, and a stream that goes on.
+	{"half-open", "--rate", "1000", "--connections", "2600", "--local-addrs", "127.0.3.1-127.0.3.100"},
+	{"half-open", "--rate", "150", "--connections", "6000", "--local-addrs", "127.0.9.1-127.0.9.100"},
 	{"slowloris", "--rate", "100", "--connections", "400", "--local-addrs", "127.0.4.1-127.0.4.100"},
 	{"garbage", "--rate", "40", "--local-addrs", "127.0.5.1-127.0.5.100"}, // oversized and fragmented frames too
 	{"ping-flood", "--rate", "20", "--connections", "100000", "--local-addrs", "127.0.6.1-127.0.6.100"},

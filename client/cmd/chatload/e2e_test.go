@@ -210,15 +210,17 @@ func story(t *testing.T, tg target) {
 			t.Errorf("it says %s", out)
 		}
 	})
-	t.Run("interrupted", func(t *testing.T) {
-		tg := target{tg.Stack, t}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		r, _ := tg.run(ctx, 0, "idle", "--rate", "50", "--connections", "5", "--duration", "1h")
-		if !r.Interrupted || r.Op("connect").Good() != 5 || r.Seconds > 30 {
-			t.Errorf("interrupted %v after %v s, %d connections", r.Interrupted, r.Seconds, r.Op("connect").Good())
-		}
-	})
+	for _, processes := range []string{"1", "2"} {
+		t.Run("interrupted in processes: "+processes, func(t *testing.T) {
+			tg := target{tg.Stack, t}
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			r, _ := tg.run(ctx, 0, "idle", "--rate", "50", "--connections", "5", "--duration", "1h", "--processes", processes)
+			if !r.Interrupted || r.Op("connect").Good() != 5 || r.Seconds > 30 {
+				t.Errorf("interrupted %v after %v s, %d connections", r.Interrupted, r.Seconds, r.Op("connect").Good())
+			}
+		})
+	}
 	t.Run("the relay drains", func(t *testing.T) {
 		tg := target{tg.Stack, t}
 		restarted := make(chan error, 1)

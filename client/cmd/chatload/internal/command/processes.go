@@ -149,8 +149,9 @@ func (c runCmd) lead(ctx context.Context, _ cmdline.App, std cmdline.IO, seen fu
 		}
 	}()
 	var preparing errgroup.Group
+	complaints := &oneAtATime{to: std.Err}
 	for i := range all {
-		w, err := startWorker(c, part{i, c.Processes}, std.Err)
+		w, err := startWorker(c, part{i, c.Processes}, complaints)
 		if err != nil {
 			return nil, err
 		}
@@ -204,6 +205,19 @@ func askAll(all []*worker, o order, answer func(word) bool) ([]word, error) {
 		})
 	}
 	return out, asking.Wait()
+}
+
+// oneAtATime is a writer for several processes.
+type oneAtATime struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+// Write implements io.Writer.
+func (o *oneAtATime) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.to.Write(b)
 }
 
 // freshSubjects is a prefix for the accounts of all processes.
