@@ -40,11 +40,24 @@ func newPartitioned(t *testing.T) (*cluster, *network) {
 	return c, n
 }
 
+// staleRounds is how often a member is left alone at most, until somebody is caught.
+const staleRounds = 6
+
 func (c *cluster) convictStale(t *testing.T, n *network) {
 	for seed := range seedsOf(2, 5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			alone := func(rng *rand.Rand) Fault { return n.alone(c.some(rng), 3) }
-			x := c.trial(seed, inTurn(seed, alone, alone))
+			var x trial
+			x = c.trial(seed, func(ctx context.Context) (told []string, err error) {
+				for round := uint64(0); round < staleRounds && err == nil; round++ {
+					var more []string
+					more, err = Schedule(ctx, seed<<8|round, 1, func(rng *rand.Rand) Fault { return n.alone(c.some(rng), 3) })
+					told = append(told, more...)
+					if guilty, _ := x.h.check(convictLimit); guilty > 0 {
+						break
+					}
+				}
+				return told, err
+			})
 			x.load.Clients = 20 // most of them wait for the one that is alone
 			x.convict(t, false)
 		})
