@@ -4,7 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/protocol/frame"
 )
 
 func TestLimitsDefaultsIsAGoodFile(t *testing.T) {
@@ -92,4 +96,48 @@ func TestLimitsCheckRefuses(t *testing.T) {
 			t.Errorf("%v: %d, %q, %q; want 2 and %q", c.args, code, out, stderr, c.want)
 		}
 	}
+}
+
+// The file is read again at SIGHUP: its numbers hold from then on, for the
+// connection that lived before too, and a broken one changes nothing.
+func TestTheLimitsFileIsReadAgain(t *testing.T) {
+	s := newSite(t)
+	tight := "OpensPerAccount: {burst: 1, count: 1, period: 1h}\n"
+	path := s.file("limits.yaml", []byte(tight), 0o600)
+	s.settings["limits"] = path
+	p := s.serve()
+	alice, bob := s.login(p, "alice"), s.login(p, "bob")
+	open := func(c *chatdtest.Client, tag uint32) {
+		t.Helper()
+		c.Send(frame.Close{Session: c.Open(tag, "x")})
+	}
+	refused := func(c *chatdtest.Client, tag uint32) {
+		t.Helper()
+		c.Send(frame.Open{Tag: tag, Payload: []byte("x")})
+		if r := chatdtest.Expect[frame.Refuse](c); r.Status != frame.RateLimited || r.Limit != "OpensPerAccount" || r.RetryMillis < 3_500_000 {
+			t.Errorf("%+v", r)
+		}
+	}
+	reload := func(text, said string) map[string]any {
+		t.Helper()
+		s.file("limits.yaml", []byte(text), 0o600)
+		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		return p.await(said)
+	}
+	open(alice, 1)
+	refused(alice, 2)
+	open(bob, 1)
+	line := reload("OpensPerAccount: {burst: 1}\n", "reload failed, the old settings stay")
+	if reason, _ := line["reason"].(string); !strings.Contains(reason, path+":1: OpensPerAccount: write burst") {
+		t.Errorf("%v", line)
+	}
+	refused(bob, 2)
+	free := "  overrides:\n    - {issuer: " + s.issuer.Config[0].Name + ", sub: alice, off: true}\n"
+	reload("OpensPerAccount:\n  burst: 1\n  count: 1\n  period: 1h\n"+free, "reloaded")
+	for tag := range uint32(5) {
+		open(alice, 10+tag)
+	}
+	refused(bob, 3)
 }

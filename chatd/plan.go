@@ -74,11 +74,9 @@ func (p *plan) checkNumbers() (err error) {
 	if r.MaxConnections, err = admission.Capacity(cfg.MaxConnections); err != nil {
 		return fmt.Errorf("max-connections: %w", err)
 	}
-	rules, err := readLimits(cfg)
-	if err != nil {
+	if r.Limits, err = readLimits(cfg); err != nil {
 		return err
 	}
-	r.Limits = rules.Set
 	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
 	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
 	return nil

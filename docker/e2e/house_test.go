@@ -66,7 +66,7 @@ func start(t *testing.T, change ...func(*stack.Options)) *house {
 	o := stack.Options{Dir: t.TempDir(), BinDir: bin, ChatdArgs: []string{
 		"--host", h.relay.addr(), "--drain", "5s",
 		// The tests come from one address and few accounts.
-		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off",
+		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off,OpensPerDevice=off,ConnectionsPerDevice=off",
 	}}
 	for _, f := range change {
 		f(&o)

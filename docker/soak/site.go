@@ -70,7 +70,7 @@ func startSite(ctx context.Context, dir, bin string) (_ *site, err error) {
 		ChatdArgs: []string{
 			"--host", s.front.addr(), "--vault", s.uplinks[0].addr(), "--vault", s.uplinks[1].addr(), "--drain", "3s",
 			// Hundreds of people share one address here.
-			"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off",
+			"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off,OpensPerDevice=off,ConnectionsPerDevice=off",
 			"--admin", "127.0.0.1:0", "--admin-pprof",
 		},
 	})

@@ -112,11 +112,11 @@ func strictest(all []Decision) Decision {
 	return worst
 }
 
-// Spender counts. Limits of different names never share a count. Each step is
-// taken for itself: one that is refused spends nothing, and gives back nothing
-// of what the steps beside it spent.
+// Spender counts. Limits of different names never share a count.
 type Spender interface {
-	// SpendAll answers each step. An error means that nobody knows, and that
+	// SpendAll takes all steps or, when one of them is refused, none: else a
+	// device that is over its own limit would use up its account's. It answers
+	// each step as if it were alone. An error means that nobody knows, and that
 	// any of them may have been spent.
 	SpendAll(ctx context.Context, steps []Step) ([]Decision, error)
 }

@@ -31,34 +31,45 @@ func NewLocal(c clock.Clock) *Local {
 // SpendAll implements Spender. It never fails.
 func (s *Local) SpendAll(_ context.Context, steps []Step) ([]Decision, error) {
 	out := make([]Decision, len(steps))
+	nexts := make([]int64, len(steps))
+	now := s.clock.Now().UnixMicro()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i, step := range steps {
-		out[i] = s.spend(step)
+		next, wait := step.Limit.Spend(s.tats[key{step.Name, step.ID}], now)
+		nexts[i], out[i] = next, decide(step.Name, wait)
+	}
+	if !strictest(out).Allowed {
+		return out, nil
+	}
+	for i, step := range steps {
+		s.put(step, nexts[i], now)
 	}
 	return out, nil
 }
 
 // Spend takes one step. It never fails.
 func (s *Local) Spend(_ context.Context, name string, l Limit, id string) (Decision, error) {
-	return s.spend(Step{name, l, id}), nil
-}
-
-func (s *Local) spend(step Step) Decision {
-	if step.Limit == Off {
-		return Decision{Allowed: true}
-	}
 	now := s.clock.Now().UnixMicro()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	next, wait := l.Spend(s.tats[key{name, id}], now)
+	if wait == 0 {
+		s.put(Step{name, l, id}, next, now)
+	}
+	return decide(name, wait), nil
+}
+
+// put stores what a step has made of a count.
+func (s *Local) put(step Step, tat, now int64) {
+	if step.Limit == Off {
+		return
+	}
 	k := key{step.Name, step.ID}
-	tat, known := s.tats[k]
-	if !known && len(s.tats) >= s.max {
+	if _, known := s.tats[k]; !known && len(s.tats) >= s.max {
 		s.makeRoom(now)
 	}
-	next, wait := step.Limit.Spend(tat, now)
-	if wait == 0 {
-		s.tats[k] = next
-	}
-	return decide(step.Name, wait)
+	s.tats[k] = tat
 }
 
 // makeRoom removes the counts that have lapsed, at most once a second, and an

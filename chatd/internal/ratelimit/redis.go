@@ -35,30 +35,56 @@ func NewRedis(client Pipeliner) *Redis { return &Redis{client: client} }
 
 // SpendAll implements Spender, in one round trip: a call of the script for
 // each step, because a Cluster refuses one script over keys of several slots.
+// When some steps are refused, what the others spent is given back in a second
+// one; in between, somebody else may be refused what would have been theirs.
 func (s *Redis) SpendAll(ctx context.Context, steps []Step) ([]Decision, error) {
-	waits := make([]*redis.Cmd, len(steps))
-	if err := s.ask(ctx, steps, waits, spendScript.EvalSha); err != nil {
+	waits, err := s.run(ctx, steps, "")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Decision, len(steps))
+	for i, wait := range waits {
+		out[i] = decide(steps[i].Name, wait)
+	}
+	if strictest(out).Allowed {
+		return out, nil
+	}
+	var spent []Step
+	for i, d := range out {
+		if d.Allowed && steps[i].Limit != Off {
+			spent = append(spent, steps[i])
+		}
+	}
+	if len(spent) > 0 {
+		// If this fails, a count stays one too high until it lapses.
+		_, _ = s.run(ctx, spent, "back")
+	}
+	return out, nil
+}
+
+// run calls the script for each step and returns what it says, 0 for Off.
+func (s *Redis) run(ctx context.Context, steps []Step, back string) ([]int64, error) {
+	cmds := make([]*redis.Cmd, len(steps))
+	if err := s.ask(ctx, steps, cmds, back, spendScript.EvalSha); err != nil {
 		return nil, err
 	}
 	// A Redis that was restarted, or a new node, does not know the script yet.
-	if slices.ContainsFunc(waits, unknownScript) {
-		if err := s.ask(ctx, steps, waits, spendScript.Eval); err != nil {
+	if slices.ContainsFunc(cmds, unknownScript) {
+		if err := s.ask(ctx, steps, cmds, back, spendScript.Eval); err != nil {
 			return nil, err
 		}
 	}
-	out := make([]Decision, len(steps))
-	for i, cmd := range waits {
+	waits := make([]int64, len(steps))
+	for i, cmd := range cmds {
 		if cmd == nil { // off
-			out[i] = Decision{Allowed: true}
 			continue
 		}
-		wait, err := cmd.Int64()
-		if err != nil {
+		var err error
+		if waits[i], err = cmd.Int64(); err != nil {
 			return nil, fmt.Errorf("limit %s in Redis: %w", steps[i].Name, err)
 		}
-		out[i] = decide(steps[i].Name, wait)
 	}
-	return out, nil
+	return waits, nil
 }
 
 func unknownScript(cmd *redis.Cmd) bool {
@@ -69,7 +95,7 @@ func unknownScript(cmd *redis.Cmd) bool {
 type call func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd
 
 // ask calls the script for each step that has no answer yet.
-func (s *Redis) ask(ctx context.Context, steps []Step, waits []*redis.Cmd, f call) error {
+func (s *Redis) ask(ctx context.Context, steps []Step, cmds []*redis.Cmd, back string, f call) error {
 	now := ""
 	if s.now != nil {
 		now = fmt.Sprint(s.now())
@@ -77,13 +103,13 @@ func (s *Redis) ask(ctx context.Context, steps []Step, waits []*redis.Cmd, f cal
 	asked := false
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, step := range steps {
-			if step.Limit == Off || waits[i] != nil && !unknownScript(waits[i]) {
+			if step.Limit == Off || cmds[i] != nil && !unknownScript(cmds[i]) {
 				continue
 			}
 			asked = true
 			sum := sha256.Sum256([]byte(step.ID))
 			k := "cv:limit:" + step.Name + ":" + hex.EncodeToString(sum[:16])
-			waits[i] = f(ctx, p, []string{k}, step.Limit.interval(), step.Limit.tolerance(), now)
+			cmds[i] = f(ctx, p, []string{k}, step.Limit.interval(), step.Limit.tolerance(), now, back)
 		}
 		return nil
 	})

@@ -18,7 +18,8 @@ type bucket struct {
 	at     int64 // µs
 }
 
-func (b *bucket) spend(now int64) (waitMicros int64) {
+// wait is how long until there is a token, in µs; take takes it.
+func (b *bucket) wait(now int64) (micros int64) {
 	interval, burst := big.NewRat(b.limit.Period.Microseconds()/int64(b.limit.Count), 1), big.NewRat(int64(b.limit.Burst), 1)
 	if b.tokens == nil {
 		b.tokens = burst
@@ -31,12 +32,13 @@ func (b *bucket) spend(now int64) (waitMicros int64) {
 	b.at = now
 	one := big.NewRat(1, 1)
 	if b.tokens.Cmp(one) >= 0 {
-		b.tokens = new(big.Rat).Sub(b.tokens, one)
 		return 0
 	}
 	missing := new(big.Rat).Sub(one, b.tokens)
 	return missing.Mul(missing, interval).Num().Int64() // whole: all times are whole µs
 }
+
+func (b *bucket) take() { b.tokens = new(big.Rat).Sub(b.tokens, big.NewRat(1, 1)) }
 
 // Every Spender agrees with the bucket to the microsecond, for random limits,
 // ids, pauses, and several steps at once.
@@ -62,15 +64,21 @@ func TestSpendersAgreeWithAnExactReference(t *testing.T) {
 				if err != nil || len(got) != len(steps) {
 					t.Fatal(got, err)
 				}
-				now := fake.Now().UnixMicro()
+				var of []*bucket
 				for i, step := range steps {
 					b := buckets[key{step.Name, step.ID}]
 					if b == nil {
 						b = &bucket{limit: step.Limit}
 						buckets[key{step.Name, step.ID}] = b
 					}
-					if want := decide(step.Name, b.spend(now)); got[i] != want {
+					if want := decide(step.Name, b.wait(fake.Now().UnixMicro())); got[i] != want {
 						t.Fatalf("%s %v: %+v, want %+v", step.Name, step.Limit, got[i], want)
+					}
+					of = append(of, b)
+				}
+				if strictest(got).Allowed {
+					for _, b := range of {
+						b.take()
 					}
 				}
 				l := limits["One"]
@@ -80,7 +88,7 @@ func TestSpendersAgreeWithAnExactReference(t *testing.T) {
 	})
 }
 
-func TestStepsCountForThemselves(t *testing.T) {
+func TestARefusedStepSpendsNothingOfTheOthers(t *testing.T) {
 	spenders(t, func(t *testing.T, fake *clock.Fake, s Spender) {
 		narrow, wide := Limit{1, 1, time.Minute}, Limit{3, 1, time.Hour}
 		steps := []Step{{"Narrow", narrow, "x"}, {"None", Off, "x"}, {"Wide", wide, "x"}}
@@ -88,11 +96,17 @@ func TestStepsCountForThemselves(t *testing.T) {
 			{Allowed: true},
 			{Retry: time.Minute, Limit: "Narrow"},
 			{Retry: time.Minute, Limit: "Narrow"},
-			{Retry: time.Hour, Limit: "Wide"}, // it was spent beside each refusal
+			{Retry: time.Minute, Limit: "Narrow"},
+			{Retry: time.Minute, Limit: "Narrow"},
 		} {
 			all, err := s.SpendAll(t.Context(), steps)
 			if err != nil || strictest(all) != want || !all[1].Allowed {
 				t.Errorf("call %d: %+v, %v; want %+v", i, all, err, want)
+			}
+		}
+		for i, want := range []bool{true, true, false} { // of three, one was spent
+			if d, err := one(t, s, "Wide", wide, "x"); err != nil || d.Allowed != want {
+				t.Errorf("wide, %d: %+v, %v", i, d, err)
 			}
 		}
 		if all, err := s.SpendAll(t.Context(), nil); err != nil || len(all) != 0 || !strictest(all).Allowed {

@@ -48,8 +48,8 @@ func (c *conn) onAuth(a frame.Auth) {
 		refusal.Status = status
 	} else if !first {
 		refusal.Status = c.extend(v)
-	} else if d := c.mayConnect(v.Account); !d.Allowed {
-		refusal = limited(frame.TAuth, ratelimit.ConnectionsPerAccount, d.Retry)
+	} else if d := c.relay.spend(ratelimit.ConnectionsPerAccount, ratelimit.ConnectionsPerDevice, identityOf(v)); !d.Allowed {
+		refusal = limited(frame.TAuth, d.Limit, d.Retry)
 	} else {
 		c.accept(v)
 	}
@@ -96,19 +96,19 @@ func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
 	return v, frame.NotAuthorised
 }
 
-func (c *conn) mayConnect(a ticket.Account) ratelimit.Decision {
-	r := c.relay
-	return r.Shared.Spend(r.ctx, ratelimit.ConnectionsPerAccount, r.limit(ratelimit.ConnectionsPerAccount), string(a.Bytes()))
+func identityOf(v ticket.Verified) *identity {
+	account := v.Account.Bytes()
+	return &identity{
+		account:    sha256.Sum256(account),
+		issuer:     v.Account.Issuer,
+		thumbprint: v.Thumbprint,
+		peer:       sha256.Sum256(append(account, v.Thumbprint[:]...)),
+	}
 }
 
 // accept makes the connection the account's, and says so.
 func (c *conn) accept(v ticket.Verified) {
-	account := v.Account.Bytes()
-	id := &identity{
-		account:    sha256.Sum256(account),
-		thumbprint: v.Thumbprint,
-		peer:       sha256.Sum256(append(account, v.Thumbprint[:]...)),
-	}
+	id := identityOf(v)
 	c.mu.Lock()
 	if c.ended { // AUTH came too late
 		c.mu.Unlock()

@@ -111,7 +111,7 @@ func TestAuthRefused(t *testing.T) {
 }
 
 func TestNothingButAuthFromStrangers(t *testing.T) {
-	h, _ := simple(t, func(s *setup) { s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Off })
+	h, _ := simple(t, func(s *setup) { s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Off })
 	for _, f := range []frame.Frame{
 		frame.Open{Tag: 1, Payload: []byte("x")}, frame.Attach{Tag: 1}, frame.Close{},
 		frame.Data{Payload: []byte("x")}, frame.Hello{}, frame.Ready{}, frame.Notice{}, frame.Goaway{}, frame.Refuse{},
@@ -227,7 +227,7 @@ func TestAuthAgainExtends(t *testing.T) {
 
 func TestAuthAgainIsLimited(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.AuthsPerConnection] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
+		s.cfg.Limits.Set[ratelimit.AuthsPerConnection] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
 	})
 	device := chatdtest.NewDevice(t)
 	c := h.login("alice", device)
@@ -243,7 +243,7 @@ func TestAuthAgainIsLimited(t *testing.T) {
 
 func TestConnectionsPerAccount(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.ConnectionsPerAccount] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Minute}
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerAccount] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Minute}
 	})
 	h.phone("alice")
 	device := chatdtest.NewDevice(t)

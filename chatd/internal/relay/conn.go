@@ -56,8 +56,17 @@ type conn struct {
 // identity is who a connection belongs to.
 type identity struct {
 	account    route.Account
+	issuer     string // the configured name
 	thumbprint ticket.Thumbprint
 	peer       [32]byte // as UplinkPeer names it
+}
+
+// whose is who the limits of id are asked for; nil is nobody known yet.
+func (id *identity) whose() ratelimit.Who {
+	if id == nil {
+		return ratelimit.Who{}
+	}
+	return ratelimit.Who{Issuer: id.issuer, Account: id.account}
 }
 
 // pending is an OPEN or ATTACH that the vault has not answered.
@@ -230,10 +239,20 @@ func (c *conn) onClosed(code int, _ string) error {
 	return nil
 }
 
+// limit is a limit of this connection: its account may have one of its own. Where
+// nobody has, nothing is locked for it: it is on the path of every frame.
+func (c *conn) limit(name string) ratelimit.Limit {
+	rules := c.relay.settings.Load().limits
+	if rules.Overrides(name) == 0 {
+		return rules.Set[name]
+	}
+	return rules.For(name, c.who().whose())
+}
+
 // spend counts one against a limit of this connection; it returns how long to
 // wait, or 0.
 func (c *conn) spend(tat *int64, name string) time.Duration {
-	limit := c.relay.limit(name)
+	limit := c.limit(name)
 	// The coarse clock is behind: what it allows is allowed, and when it
 	// refuses, the exact one decides.
 	next, wait := limit.Spend(*tat, c.relay.wheel.Now()/1000)

@@ -25,8 +25,8 @@ import (
 // ends and of the signatures; closing is left out.
 func BenchmarkConnect(b *testing.B) {
 	h := newHouse(b, chatdtest.NewPKI(b), chatdtest.NewIssuer(b), func(s *setup) {
-		s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Off
-		s.cfg.Limits[ratelimit.ConnectionsPerAccount] = ratelimit.Off
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Off
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerAccount] = ratelimit.Off
 		s.cfg.MaxConnections = 10_000
 		s.parkAfter, s.log = parkAfter, io.Discard
 	})

@@ -99,9 +99,9 @@ func TestTwoRelaysOverRedis(t *testing.T) {
 		one := newHouse(t, pki, issuer, func(s *setup) { s.vaults, s.redis = []*chatdtest.Vault{a}, client })
 		two := newHouse(t, pki, issuer, func(s *setup) {
 			s.vaults, s.redis = []*chatdtest.Vault{b}, client
-			s.cfg.Limits[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 3, Count: 1, Period: time.Hour}
+			s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 3, Count: 1, Period: time.Hour}
 		})
-		one.relay.cfg.Limits[ratelimit.OpensPerAccount] = two.relay.cfg.Limits[ratelimit.OpensPerAccount]
+		one.relay.cfg.Limits.Set[ratelimit.OpensPerAccount] = two.relay.cfg.Limits.Set[ratelimit.OpensPerAccount]
 
 		// A session moves to a relay that knows its node only from Redis.
 		device := chatdtest.NewDevice(t)
@@ -168,7 +168,7 @@ func TestRedisStopsInMidway(t *testing.T) {
 	server := chatdtest.StartRedis(t, "")
 	h, _ := simple(t, func(s *setup) {
 		s.redis = server.Client(t)
-		s.cfg.Limits[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Hour}
+		s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Hour}
 	})
 	c, watching := h.phone("alice"), h.phone("alice")
 	s := c.Open(1, "x")
@@ -246,7 +246,7 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 }
 
 func TestSilentClientsArePingedAndThenCutOff(t *testing.T) {
-	h, _ := simple(t, func(s *setup) { s.cfg.Limits[ratelimit.FramesPerConnection] = ratelimit.Off })
+	h, _ := simple(t, func(s *setup) { s.cfg.Limits.Set[ratelimit.FramesPerConnection] = ratelimit.Off })
 	alive, dead := h.phone("alice"), h.phone("bob")
 	pings := make(chan struct{}, 10)
 	alive.WS.SetPingHandler(func(data string) error {
@@ -281,7 +281,7 @@ func TestSilentClientsArePingedAndThenCutOff(t *testing.T) {
 
 func TestFloods(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.FramesPerConnection] = ratelimit.Limit{Burst: 10, Count: 1, Period: time.Second}
+		s.cfg.Limits.Set[ratelimit.FramesPerConnection] = ratelimit.Limit{Burst: 10, Count: 1, Period: time.Second}
 	})
 	c := h.phone("alice") // one
 	for range 9 {
@@ -309,7 +309,7 @@ func TestFloods(t *testing.T) {
 func TestAdmission(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
 		s.cfg.Origins = map[string]bool{"https://app.example": true}
-		s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Off
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Off
 	})
 	good := func() http.Header { return http.Header{"Sec-Websocket-Protocol": {frame.Subprotocol}} }
 	with := func(name string, values ...string) http.Header {
@@ -342,7 +342,7 @@ func TestAdmission(t *testing.T) {
 
 func TestConnectionsPerIP(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Second}
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Second}
 	})
 	h.dial()
 	h.dial()
@@ -359,7 +359,7 @@ func TestConnectionsPerIP(t *testing.T) {
 
 func TestConnectionsPerIPBehindAProxy(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Minute}
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Minute}
 		s.cfg.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
 	for _, c := range []struct {

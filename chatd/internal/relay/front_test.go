@@ -135,7 +135,7 @@ func TestSlowRequests(t *testing.T) {
 
 // However many begin TLS and say no more, others get in.
 func TestSilentHandshakesKeepNobodyOut(t *testing.T) {
-	h, _ := simple(t, func(s *setup) { s.tls, s.cfg.Limits[ratelimit.ConnectionsPerIP] = true, ratelimit.Off })
+	h, _ := simple(t, func(s *setup) { s.tls, s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = true, ratelimit.Off })
 	for range 3 * cap(h.relay.tlsGate) {
 		conn := h.raw()
 		halfway := &stopAfterHello{Conn: conn, wrote: make(chan struct{})}
@@ -186,7 +186,7 @@ func TestFullGates(t *testing.T) {
 func TestLimitsStandBeforeTLS(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
 		s.tls = true
-		s.cfg.Limits[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
+		s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
 	})
 	h.phone("alice")
 	h.phone("bob") // one connection pays once

@@ -61,7 +61,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	bundle := []byte("the bundle\n")
 	s := setup{
 		cfg: Config{
-			Hosts: admission.Names{}, Limits: ratelimit.Defaults(), BundleEpoch: 7, Bundle: bundle,
+			Hosts: admission.Names{}, Limits: &ratelimit.Rules{Set: ratelimit.Defaults()}, BundleEpoch: 7, Bundle: bundle,
 			MaxConnections: 1000, MaxSessionsPerConnection: 4,
 			AuthTimeout: 10 * time.Second, Ping: 30 * time.Second, Drain: 20 * time.Second,
 		},

@@ -103,7 +103,7 @@ func (r *Relay) overLimit(addr netip.Addr) (name string, retry time.Duration) {
 		if l.id == "" {
 			continue
 		}
-		if d, _ := r.Local.Spend(r.ctx, l.name, r.limit(l.name), l.id); !d.Allowed {
+		if d, _ := r.Local.Spend(r.ctx, l.name, r.limit(l.name, addr), l.id); !d.Allowed {
 			r.Counts.Add("limited_" + l.name)
 			return l.name, d.Retry
 		}
@@ -122,12 +122,23 @@ func (r *Relay) refuse(w http.ResponseWriter, status int, why string, retry time
 	if retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
 	}
-	problem(w, status)
+	if status != http.StatusTooManyRequests {
+		problem(w, status)
+		return
+	}
+	writeProblem(w, status, map[string]any{
+		"title": http.StatusText(status), "status": status,
+		"limit": why, "retry_after_ms": millis(retry), "attempt_charged": false,
+	})
 }
 
 // problem answers with RFC 9457's form and nothing of the request.
 func problem(w http.ResponseWriter, status int) {
+	writeProblem(w, status, map[string]any{"title": http.StatusText(status), "status": status})
+}
+
+func writeProblem(w http.ResponseWriter, status int, members map[string]any) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status})
+	json.NewEncoder(w).Encode(members)
 }

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +38,7 @@ type Config struct {
 	Origins admission.Names
 	// Proxies, if any, tell the client's address.
 	Proxies admission.Proxies
-	Limits  ratelimit.Set
+	Limits  *ratelimit.Rules
 	// BundleEpoch is what HELLO names, Bundle what FleetPath serves.
 	BundleEpoch uint32
 	Bundle      []byte
@@ -131,19 +132,30 @@ func New(cfg Config, parts Parts) *Relay {
 
 // settings may change while the relay runs.
 type settings struct {
-	limits      ratelimit.Set
+	limits      *ratelimit.Rules
 	bundle      []byte
 	bundleEpoch uint32
 }
 
 // Reload changes the limits, for connections that live too, and the fleet
 // bundle, which HELLO names to new connections.
-func (r *Relay) Reload(limits ratelimit.Set, bundle []byte, epoch uint32) {
+func (r *Relay) Reload(limits *ratelimit.Rules, bundle []byte, epoch uint32) {
 	r.settings.Store(&settings{limits: limits, bundle: bundle, bundleEpoch: epoch})
 }
 
-// limit is a limit as it stands now.
-func (r *Relay) limit(name string) ratelimit.Limit { return r.settings.Load().limits[name] }
+// limit is a limit of an address as it stands now.
+func (r *Relay) limit(name string, addr netip.Addr) ratelimit.Limit {
+	return r.settings.Load().limits.For(name, ratelimit.Who{Addr: addr})
+}
+
+// spend counts one against a limit of an account and one of its device, in one
+// round trip.
+func (r *Relay) spend(perAccount, perDevice string, id *identity) ratelimit.Decision {
+	rules, who := r.settings.Load().limits, id.whose()
+	return r.Shared.SpendAll(r.ctx,
+		ratelimit.Step{Name: perAccount, Limit: rules.For(perAccount, who), ID: string(id.account[:])},
+		ratelimit.Step{Name: perDevice, Limit: rules.For(perDevice, who), ID: string(id.peer[:])})
+}
 
 // Unready makes Ready false, while new clients are still served: those who
 // balance the load need a moment to notice.

@@ -36,9 +36,9 @@ func (c *conn) onOpen(o frame.Open, raw []byte) {
 		return
 	}
 	id := c.who()
-	d := r.Shared.Spend(r.ctx, ratelimit.OpensPerAccount, r.limit(ratelimit.OpensPerAccount), string(id.account[:]))
+	d := r.spend(ratelimit.OpensPerAccount, ratelimit.OpensPerDevice, id)
 	if !d.Allowed {
-		l := limited(frame.TOpen, ratelimit.OpensPerAccount, d.Retry)
+		l := limited(frame.TOpen, d.Limit, d.Retry)
 		l.Tag = o.Tag
 		c.refuse(l)
 		return

@@ -247,7 +247,7 @@ func TestATagThatIsTaken(t *testing.T) {
 
 func TestOpensPerAccount(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
+		s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
 	})
 	one, two := h.phone("alice"), h.phone("alice")
 	one.Open(1, "x")
@@ -264,7 +264,7 @@ func TestOpensPerAccount(t *testing.T) {
 
 func TestAttachesPerConnection(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.cfg.Limits[ratelimit.AttachesPerConnection] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Second}
+		s.cfg.Limits.Set[ratelimit.AttachesPerConnection] = ratelimit.Limit{Burst: 1, Count: 1, Period: time.Second}
 	})
 	c := h.phone("alice")
 	c.Send(frame.Attach{Tag: 1, Session: frame.SessionID{1, 0, 0, 1}})

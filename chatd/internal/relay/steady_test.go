@@ -85,7 +85,7 @@ func newSteady(t *testing.T, secure bool, size int) *steady {
 	go echoVault(listener, node)
 	h := newHouse(t, pki, chatdtest.NewIssuer(t), func(s *setup) {
 		s.vaults = []*chatdtest.Vault{{Addr: listener.Addr().String()}}
-		s.cfg.Limits[ratelimit.FramesPerConnection] = ratelimit.Off
+		s.cfg.Limits.Set[ratelimit.FramesPerConnection] = ratelimit.Off
 		s.parkAfter, s.tls = parkAfter, secure
 	})
 	c := h.phone("alice")

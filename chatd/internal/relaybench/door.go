@@ -123,10 +123,11 @@ func newDoor(v *ticket.Verifier, hosts admission.Names) *relay.Relay {
 	limits := ratelimit.Defaults()
 	limits[ratelimit.ConnectionsPerIP] = ratelimit.Limit{Burst: 1_000_000, Count: 1_000_000, Period: time.Minute}
 	limits[ratelimit.ConnectionsPerAccount] = limits[ratelimit.ConnectionsPerIP]
+	limits[ratelimit.ConnectionsPerDevice] = limits[ratelimit.ConnectionsPerIP]
 	local := ratelimit.NewLocal(clock.System{})
 	quiet := slog.New(slog.DiscardHandler)
 	return relay.New(relay.Config{
-		Hosts: hosts, Limits: limits, BundleEpoch: 1,
+		Hosts: hosts, Limits: &ratelimit.Rules{Set: limits}, BundleEpoch: 1,
 		MaxConnections: 1 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
 	}, relay.Parts{
 		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Log: quiet}),

@@ -32,7 +32,7 @@ func start(t *testing.T) target {
 		t.Fatal(err)
 	}
 	s, err := stack.Start(ctx, stack.Options{Dir: t.TempDir(), BinDir: bin, ChatdArgs: []string{
-		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off",
+		"--limit", "ConnectionsPerIP=off,OpensPerAccount=off,ConnectionsPerAccount=off,OpensPerDevice=off,ConnectionsPerDevice=off",
 		"--auth-timeout", "1s", "--ping", "1s", "--drain", "1s", "--admin", "127.0.0.1:0",
 	}})
 	if err != nil {
