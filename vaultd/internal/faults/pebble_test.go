@@ -10,7 +10,7 @@ import (
 )
 
 func TestPebbleUnderKillsAndPauses(t *testing.T) {
-	for seed := range uint64(2) {
+	for seed := range seedsOf(2, 8) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			node := NewChild(filepath.Join(t.TempDir(), "store"), sound)
 			t.Cleanup(func() { node.Kill() })
