@@ -35,11 +35,6 @@ func NewFailOpen(shared Spender, local *Local, c clock.Clock, change func(error)
 	return &FailOpen{shared: shared, local: local, clock: c, change: change}
 }
 
-// Spend takes one step.
-func (f *FailOpen) Spend(ctx context.Context, name string, l Limit, id string) Decision {
-	return f.SpendAll(ctx, Step{name, l, id})
-}
-
 // SpendAll takes all steps at once, and says what the strictest limit says. It
 // waits for the shared Spender 250 ms at most.
 func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {

@@ -177,7 +177,7 @@ func TestFailOpenCountsHereWhileRedisIsAway(t *testing.T) {
 	f := NewFailOpen(shared, NewLocal(fake), fake, func(err error) { changes = append(changes, err != nil) })
 	l := Limit{Burst: 2, Count: 1, Period: time.Hour}
 	for i, want := range []bool{true, true, false, false} {
-		if d := f.Spend(t.Context(), "Some", l, "x"); d.Allowed != want {
+		if d := f.SpendAll(t.Context(), Step{"Some", l, "x"}); d.Allowed != want {
 			t.Errorf("call %d: %+v", i, d)
 		}
 	}
@@ -186,14 +186,14 @@ func TestFailOpenCountsHereWhileRedisIsAway(t *testing.T) {
 	}
 	fake.Advance(restFor)
 	shared.err = nil
-	if d := f.Spend(t.Context(), "Some", l, "y"); d.Allowed || d.Retry != time.Hour {
+	if d := f.SpendAll(t.Context(), Step{"Some", l, "y"}); d.Allowed || d.Retry != time.Hour {
 		t.Errorf("Redis is back, but its word was not taken: %+v", d)
 	}
 	if len(changes) != 2 || !changes[0] || changes[1] {
 		t.Errorf("changes told: %v", changes)
 	}
 	none := NewFailOpen(nil, NewLocal(fake), fake, func(error) { t.Error("there is nothing to fail") })
-	if d := none.Spend(t.Context(), "Some", l, "x"); !d.Allowed {
+	if d := none.SpendAll(t.Context(), Step{"Some", l, "x"}); !d.Allowed {
 		t.Errorf("without Redis: %+v", d)
 	}
 }
