@@ -96,7 +96,11 @@ func runDoor(ours bool, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	l, err := (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	config := net.ListenConfig{KeepAlive: -1}
+	if ours {
+		config.Control = admission.Control
+	}
+	l, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

@@ -29,15 +29,15 @@ func stuck(w *world, p plan) []*goals.Row {
 		if err != nil {
 			return nil, err
 		}
-		worst, more := 0.0, map[string]float64{}
+		worst, more := 0.0, map[string]float64{"floor, kernel": floor.kernel}
 		for _, how := range []string{"messages", "pings", "half a message"} {
 			kb, err := s.stuck(how, func() (*server, error) { return s.startChatd(chatdOptions{procs: 1}) })
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", how, err)
 			}
-			worst, more[how] = max(worst, kb), kb
+			worst, more[how], more[how+", kernel"] = max(worst, kb.all), kb.all, kb.kernel
 		}
-		r := goals.Ratio(worst, floor)
+		r := goals.Ratio(worst, floor.all)
 		r.More = more
 		return []goals.Repetition{r}, nil
 	})
@@ -45,48 +45,58 @@ func stuck(w *world, p plan) []*goals.Row {
 }
 
 const (
-	stuckClients = 24
+	stuckClients = 48
 	stuckFor     = 4 * time.Second
 	stuckLook    = 50 * time.Millisecond
 )
 
-// stuck returns the kilobytes for each client.
-func (s *stage) stuck(how string, start func() (*server, error)) (float64, error) {
+// stuckUse is the most that was seen for each client, in kilobytes.
+type stuckUse struct{ all, kernel float64 }
+
+func (s *stage) stuck(how string, start func() (*server, error)) (used stuckUse, err error) {
 	p, err := s.enter(start())
 	if err != nil {
-		return 0, err
+		return used, err
 	}
 	defer p.kill()
 	if err := s.connect(p, 0, stuckClients, "open"); err != nil {
-		return 0, err
+		return used, err
 	}
 	before, err := s.held(p)
 	if err != nil {
-		return 0, err
+		return used, err
 	}
 	if _, err := p.clients.ask(s.ctx, order{Do: "stuck", How: how}); err != nil {
-		return 0, err
+		return used, err
 	}
-	most := before
+	most, kernel := before, before
 	for end := time.Now().Add(stuckFor); time.Now().Before(end); {
 		now, err := s.held(p)
 		if err == nil {
 			err = s.pause(stuckLook)
 		}
 		if err != nil {
-			return 0, err
+			return used, err
 		}
-		most = max(most, now)
+		if now.kernel > kernel.kernel {
+			kernel = now
+		}
+		if now.sum() > most.sum() {
+			most = now
+		}
 	}
-	return float64(most-before) / stuckClients / 1024, nil
+	each := func(n int64) float64 { return float64(n) / stuckClients / 1024 }
+	return stuckUse{each(most.sum() - before.sum()), each(kernel.kernel - before.kernel)}, nil
 }
 
-// held is what kernel and process hold, in bytes.
-func (s *stage) held(p pair) (int64, error) {
-	process, err := p.rss()
-	if err != nil {
-		return 0, err
+// holding is what kernel and process hold, in bytes.
+type holding struct{ process, kernel int64 }
+
+func (h holding) sum() int64 { return h.process + h.kernel }
+
+func (s *stage) held(p pair) (h holding, err error) {
+	if h.process, err = p.rss(); err == nil {
+		h.kernel, err = p.kernel(s.ctx)
 	}
-	kernel, err := p.kernel(s.ctx)
-	return process + kernel, err
+	return h, err
 }
