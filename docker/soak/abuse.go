@@ -233,7 +233,8 @@ func (a *abuse) args(scenario []string, more ...string) []string {
 }
 
 // unleash starts all abusers and waits until the relay has as many as it shall
-// stand. end kills them.
+// stand, and until what their limits allow them at once, such as an account's
+// first 60 vault sessions, is used up. end kills them.
 func (a *abuse) unleash(ctx context.Context) (end func(), err error) {
 	var all []*exec.Cmd
 	var ended []<-chan struct{}
@@ -254,10 +255,15 @@ func (a *abuse) unleash(ctx context.Context) (end func(), err error) {
 		all, ended = append(all, c), append(ended, done)
 	}
 	for deadline := time.Now().Add(swarmWithin); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
-		if n, err := descriptors(a.Chatd.PID()); err != nil || n > leastSwarm {
+		n, err := descriptors(a.Chatd.PID())
+		if err != nil {
 			return end, err
 		}
+		if n > leastSwarm {
+			break
+		}
 	}
+	pause(ctx, time.Second)
 	return end, ctx.Err()
 }
 

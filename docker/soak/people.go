@@ -120,8 +120,13 @@ func (p *person) until(ctx context.Context, op string, do func(context.Context) 
 	}
 }
 
-// register is the first thing.
+// register is the first thing, with patience: an app that starts a registration
+// again replaces the one before, if that was stored, and may do so three times a
+// day only.
 func (p *person) register(ctx context.Context) error {
+	later := p.patience
+	defer func() { p.patience = later }()
+	p.patience = patient
 	if err := p.newPhone(); err != nil {
 		return err
 	}
