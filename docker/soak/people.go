@@ -24,7 +24,7 @@ var cheap = client.KSF{MemoryKiB: opaque.MinMemoryKiB, Time: opaque.MinTime, Par
 // same password: whether it was charged nobody has told them yet.
 const (
 	patient   = 30 * time.Second
-	impatient = 1500 * time.Millisecond
+	impatient = 2500 * time.Millisecond
 )
 
 // holdOut is how long a person goes on typing the same password, or registering,
