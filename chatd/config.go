@@ -53,9 +53,42 @@ type Config struct {
 
 	// Redis is shared by all relays: node addresses, presence, doorbells,
 	// limits. Without it each relay does for itself what it can.
-	Redis string `default:"embedded" placeholder:"URL" help:"redis://, rediss:// or unix:// URL without a password, or \"embedded\": one in this process, for a single relay (${default})."`
+	//
+	//	redis://[user@]host[:port][/db]
+	//	redis-sentinel://[user@]host[:port],host[:port],…/master[/db]
+	//	redis-cluster://[user@]host[:port],host[:port],…
+	//	unix:///path/of/socket
+	//
+	// With rediss in the place of redis every connection is TLS, to sentinels
+	// too. A password in it is refused: command lines are read by everybody.
+	Redis string `default:"embedded" placeholder:"URL" help:"redis://, redis-sentinel:// or redis-cluster:// URL (rediss… for TLS), unix:///socket, or \"embedded\": one in this process, for a single relay (${default})."`
 	// RedisPasswordFile keeps the password off the command line.
 	RedisPasswordFile string `placeholder:"FILE" help:"File with the password of Redis, mode 0600."`
+	// RedisSentinelUser and RedisSentinelPasswordFile are for the sentinels,
+	// which have credentials of their own.
+	RedisSentinelUser         string `placeholder:"NAME" help:"ACL user at the sentinels."`
+	RedisSentinelPasswordFile string `placeholder:"FILE" help:"File with the password of the sentinels, mode 0600."`
+	// RedisCA signs the certificates of Redis; the system's authorities do when
+	// it is empty. Sentinels and clusters tell the addresses of servers: the
+	// certificates must be for those. RedisCert and RedisKey are for a Redis
+	// that wants certificates of its clients; both or none.
+	RedisCA   string `name:"redis-ca" placeholder:"FILE" help:"Authority of Redis' certificates, PEM; the system's if empty."`
+	RedisCert string `placeholder:"FILE" help:"chatd's certificate for Redis, PEM."`
+	RedisKey  string `placeholder:"FILE" help:"Its key, PEM."`
+
+	// NoticeWebhook is told, by POST, when a doorbell rang at an account of
+	// which no other device is connected to any relay, so that the app can push
+	// (protocol/docs/integrate.md). https, or http on loopback.
+	NoticeWebhook string `placeholder:"URL" help:"Where the app's backend hears of doorbells that no device heard."`
+	// NoticeWebhookKeyFile holds what signs the POSTs: a line whsec_ and 24 to
+	// 64 bytes in base64; a second such line while keys are exchanged.
+	NoticeWebhookKeyFile string `placeholder:"FILE" help:"File with the key that signs them, whsec_… as of Standard Webhooks, mode 0600."`
+	// NoticeWebhookCA is wanted when no authority of the system signs the
+	// backend's certificate.
+	NoticeWebhookCA string `name:"notice-webhook-ca" placeholder:"FILE" help:"Authority of the backend's certificate, PEM; the system's if empty."`
+	// NoticeWebhookIssuer says whose accounts are told there, when there are
+	// several issuers: no app may learn of another one's people.
+	NoticeWebhookIssuer string `placeholder:"NAME" help:"Name of the issuer whose accounts are told there; wanted if there are several."`
 
 	// MaxConnections beyond it new ones get 503. 0: as many as the limit of
 	// open files allows, 256 kept for other use.

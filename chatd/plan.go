@@ -11,9 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"chatvault/chatd/internal/admission"
+	"chatvault/chatd/internal/redisconn"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/fleet"
@@ -28,7 +27,8 @@ type plan struct {
 	clientTLS *tls.Config  // nil: plain
 	vaultTLS  *tls.Config
 	tickets   *ticket.Verifier
-	redis     *redis.Options // nil: embedded
+	redis     redisconn.Options
+	notices   *noticePlan // nil: nobody is told
 	// certificate is the clients'; nil without clientTLS.
 	certificate atomic.Pointer[tls.Certificate]
 }
@@ -46,7 +46,7 @@ func newPlan(cfg *Config, log *slog.Logger) (*plan, error) {
 	if err := p.checkIssuers(log); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.checkNotices()
 }
 
 func (p *plan) checkNumbers() (err error) {

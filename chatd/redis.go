@@ -1,77 +1,88 @@
 package main
 
 import (
-	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"time"
+	"os"
 
-	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
-
+	"chatvault/chatd/internal/redisconn"
 	"chatvault/protocol/cmdline"
 )
 
-// embedded is the value of --redis for a Redis in this process.
-const embedded = "embedded"
-
-func (p *plan) checkRedis() error {
-	cfg := p.cfg
-	if cfg.Redis == embedded {
-		if cfg.RedisPasswordFile != "" {
-			return errors.New("redis-password-file: the embedded Redis has no password")
-		}
-		return nil
+func (p *plan) checkRedis() (err error) {
+	cfg, o := p.cfg, &p.redis
+	if o.Address, err = redisconn.Parse(cfg.Redis); errors.Is(err, redisconn.ErrPassword) {
+		return fmt.Errorf("redis: %w: put it into redis-password-file", err)
+	} else if err != nil {
+		return fmt.Errorf("redis: %w", err)
 	}
-	o, err := redis.ParseURL(cfg.Redis)
+	switch {
+	case o.Kind == redisconn.Embedded && cfg.RedisPasswordFile != "":
+		return errors.New("redis-password-file: the embedded Redis has no password")
+	case o.Kind != redisconn.Sentinel && (cfg.RedisSentinelUser != "" || cfg.RedisSentinelPasswordFile != ""):
+		return errors.New("redis-sentinel-user and redis-sentinel-password-file: want a redis-sentinel:// URL")
+	case cfg.RedisSentinelUser != "" && cfg.RedisSentinelPasswordFile == "":
+		return errors.New("redis-sentinel-user: wants redis-sentinel-password-file")
+	case !o.TLS && (cfg.RedisCA != "" || cfg.RedisCert != "" || cfg.RedisKey != ""):
+		return errors.New("redis-ca, redis-cert and redis-key: want a URL that begins with rediss")
+	}
+	o.SentinelUser = cfg.RedisSentinelUser
+	if o.Password, err = readPassword("redis-password-file", cfg.RedisPasswordFile); err != nil {
+		return err
+	}
+	if o.SentinelPassword, err = readPassword("redis-sentinel-password-file", cfg.RedisSentinelPasswordFile); err != nil {
+		return err
+	}
+	if o.TLS {
+		o.Config, err = p.redisTLS()
+	}
+	return err
+}
+
+func readPassword(setting, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	password, err := cmdline.ReadSecretFile(path)
 	if err != nil {
-		// The parser's error may repeat the URL, and with it a password.
-		return errors.New("redis: want a redis://, rediss:// or unix:// URL, or " + embedded)
+		return "", fmt.Errorf("%s: %w", setting, err)
 	}
-	if o.Password != "" {
-		return errors.New("redis: put the password into redis-password-file: command lines are read by everybody on the machine")
+	return string(password), nil
+}
+
+func (p *plan) redisTLS() (*tls.Config, error) {
+	cfg := p.cfg
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	var err error
+	if cfg.RedisCA != "" {
+		if c.RootCAs, err = readPool(cfg.RedisCA); err != nil {
+			return nil, fmt.Errorf("redis-ca: %w", err)
+		}
 	}
-	if cfg.RedisPasswordFile != "" {
-		password, err := cmdline.ReadSecretFile(cfg.RedisPasswordFile)
+	if (cfg.RedisCert == "") != (cfg.RedisKey == "") {
+		return nil, errors.New("redis-cert and redis-key: set both or none")
+	}
+	if cfg.RedisCert != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.RedisCert, cfg.RedisKey)
 		if err != nil {
-			return fmt.Errorf("redis-password-file: %w", err)
+			return nil, fmt.Errorf("redis-cert and redis-key: %w", err)
 		}
-		o.Password = string(password)
+		c.Certificates = []tls.Certificate{cert}
 	}
-	p.redis = o
-	return nil
+	return c, nil
 }
 
-// connectRedis never fails: a Redis that cannot be reached is one that is down.
-func (p *plan) connectRedis() (client *redis.Client, stop func()) {
-	redis.SetLogger(silence{})
-	o, server := p.redis, (*miniredis.Miniredis)(nil)
-	if o == nil {
-		server = miniredis.NewMiniRedis()
-		server.ClockTTL(true) // else nothing would ever lapse
-		o = &redis.Options{
-			// In memory: no port that others on this machine could use.
-			Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
-		}
+// readPool reads authorities, PEM.
+func readPool(path string) (*x509.CertPool, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
-	// Without it go-redis ignores deadlines of contexts.
-	o.ContextTimeoutEnabled = true
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = time.Second, time.Second, time.Second
-	o.MaxRetries, o.DialerRetries = -1, 1
-	client = redis.NewClient(o)
-	return client, func() {
-		client.Close()
-		if server != nil {
-			server.Close()
-		}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s holds no certificate", path)
 	}
+	return pool, nil
 }
-
-// silence keeps go-redis off standard error: what matters is logged where it
-// is noticed.
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}

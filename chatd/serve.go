@@ -15,6 +15,7 @@ import (
 	"chatvault/chatd/internal/count"
 	"chatvault/chatd/internal/metrics"
 	"chatvault/chatd/internal/ratelimit"
+	"chatvault/chatd/internal/redisconn"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
@@ -70,12 +71,15 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 		return err
 	}
 	defer listener.Close()
-	redis, closeRedis := p.connectRedis()
-	defer closeRedis()
-
 	counts := new(count.Set)
 	shown := metrics.New(counts)
-	directory := route.New(redis, clock.System{}, redisChange(log, counts, "routes and notices"))
+	p.redis.Watch = redisconn.Watch{Trip: shown.RedisTrip, Dial: shown.RedisDial}
+	redis, closeRedis := redisconn.Connect(p.redis)
+	defer closeRedis()
+	directory := route.New(route.Options{
+		Client: redis, Clock: clock.System{}, Change: redisChange(log, counts, "routes and notices"), Count: counts.Add,
+	})
+	webhook, unheard := p.webhook(counts)
 	pool := uplink.NewPool(uplink.Config{
 		Fleet: p.cfg.Fleet, TLS: p.vaultTLS, Vaults: p.cfg.Vault, Clock: clock.System{}, Log: log,
 		Up: directory.NodeUp, Down: directory.NodeDown,
@@ -85,6 +89,7 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 	r := relay.New(p.relay, relay.Parts{
 		Tickets: p.tickets, Vaults: pool, Directory: directory, Shared: shared, Local: local,
 		Clock: clock.System{}, Log: log, Counts: counts, Handshake: shown.Handshake,
+		Unheard: unheard,
 	})
 	shown.Watch(metrics.Sources{Relay: r, Vaults: pool, RedisFailing: map[string]func() bool{
 		"limits": shared.Failing, "routes": directory.Failing,
@@ -101,7 +106,10 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { pool.Run(background) })
-	running.Go(func() { directory.Run(background, func(a route.Account) { r.Ring(a, nil) }) })
+	running.Go(func() { directory.Run(background, route.Heard{Ring: r.Ring, Replace: r.Replace}) })
+	if webhook != nil {
+		running.Go(func() { webhook.Run(background) })
+	}
 	defer running.Wait()
 	defer cancel()
 	return p.serveHTTP(ctx, log, r, &admission.Listener{

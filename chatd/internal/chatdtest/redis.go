@@ -1,132 +1,186 @@
-// Package chatdtest starts what chatd's tests need: a Redis of either kind, a
+// Package chatdtest starts what chatd's tests need: a Redis of every kind, a
 // certificate authority, an issuer of tickets, a vault that answers.
 package chatdtest
 
 import (
-	"bytes"
 	"context"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"chatvault/chatd/internal/redisconn"
+	"chatvault/docker/redistest"
 )
 
-// Redises connects to an empty Redis of each kind, by name. Every suite about
-// Redis runs over both.
-var Redises = map[string]func(testing.TB) *redis.Client{
-	"redis-server": func(t testing.TB) *redis.Client { return StartRedis(t, "").Client(t) },
-	"embedded": func(t testing.TB) *redis.Client {
-		m := miniredis.RunT(t)
-		return client(t, &redis.Options{Addr: m.Addr()})
+// Redises connects to an empty Redis of each kind, by name, as chatd does.
+// Every suite about Redis runs over all of them. The real ones are shared by the
+// tests of a package, whose TestMain calls StopRedises.
+var Redises = map[string]func(testing.TB) redis.UniversalClient{
+	"embedded": func(t testing.TB) redis.UniversalClient { return connect(t, redisconn.Options{}) },
+	"redis-server": func(t testing.TB) redis.UniversalClient {
+		return shared(t, "redis-server", func() *redistest.Site { return redistest.Single(t, "") })
+	},
+	"sentinel": func(t testing.TB) redis.UniversalClient {
+		return shared(t, "sentinel", func() *redistest.Site { return redistest.Sentinels(t) })
+	},
+	"cluster": func(t testing.TB) redis.UniversalClient {
+		return shared(t, "cluster", func() *redistest.Site { return redistest.Cluster(t) })
 	},
 }
 
-// RedisServer is a real redis-server of its own.
-type RedisServer struct {
-	Socket string
-	// Password, if not empty, is wanted of every client.
-	Password string
-
-	mu  sync.Mutex
-	cmd *exec.Cmd
-	out *bytes.Buffer
+var sites struct {
+	sync.Mutex
+	byName map[string]*redistest.Site
 }
 
-// StartRedis starts a redis-server on a Unix socket, and fails the test when
-// this machine has none.
-func StartRedis(t testing.TB, password string) *RedisServer {
+// shared connects to the package's Redis of a kind, and empties it.
+func shared(t testing.TB, name string, start func() *redistest.Site) redis.UniversalClient {
 	t.Helper()
-	// A Unix socket's path has 107 bytes at most: t.TempDir() may be longer.
-	dir, err := os.MkdirTemp("", "chatd-redis-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &RedisServer{Socket: filepath.Join(dir, "s"), Password: password}
-	t.Cleanup(func() {
-		s.Stop(t)
-		os.RemoveAll(dir)
-	})
-	s.Start(t)
-	return s
-}
-
-// URL is how --redis names it.
-func (s *RedisServer) URL() string { return "unix://" + s.Socket }
-
-// Client connects to it.
-func (s *RedisServer) Client(t testing.TB) *redis.Client {
-	return client(t, &redis.Options{Network: "unix", Addr: s.Socket, Password: s.Password})
-}
-
-// Start starts it, again if it was stopped, without any key.
-func (s *RedisServer) Start(t testing.TB) {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.out = new(bytes.Buffer)
-	s.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", s.Socket,
-		"--dir", filepath.Dir(s.Socket), "--save", "", "--appendonly", "no", "--requirepass", s.Password)
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	if err := s.cmd.Start(); err != nil {
-		t.Fatalf("this test needs redis-server (Debian: apt-get install redis-server): %v", err)
-	}
-	s.await(t)
-}
-
-// await returns as soon as the server answers.
-func (s *RedisServer) await(t testing.TB) {
-	t.Helper()
-	probe := redis.NewClient(quiet(&redis.Options{Network: "unix", Addr: s.Socket, Password: s.Password}))
-	defer probe.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if probe.Ping(ctx).Err() == nil {
-			return
+	sites.Lock()
+	defer sites.Unlock()
+	if sites.byName[name] == nil {
+		s := start()
+		if sites.byName == nil {
+			sites.byName = map[string]*redistest.Site{}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("redis-server does not answer")
-		}
+		sites.byName[name] = s
 	}
-}
-
-// Stop kills it, as a crash would.
-func (s *RedisServer) Stop(t testing.TB) {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cmd == nil {
-		return
-	}
-	if err := s.cmd.Process.Kill(); err != nil {
-		t.Errorf("stopping redis-server: %v", err)
-	}
-	s.cmd.Wait()
-	s.cmd = nil
-}
-
-func client(t testing.TB, o *redis.Options) *redis.Client {
-	c := redis.NewClient(quiet(o))
-	t.Cleanup(func() { c.Close() })
+	c := RedisSite{sites.byName[name]}.Client(t)
+	Flush(t, c)
 	return c
 }
 
-func quiet(o *redis.Options) *redis.Options {
-	o.ContextTimeoutEnabled = true
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, addr)
+// StopRedises kills what Redises has started.
+func StopRedises() {
+	sites.Lock()
+	defer sites.Unlock()
+	for _, s := range sites.byName {
+		s.Close()
 	}
-	return o
+	sites.byName = nil
 }
+
+// RedisSite is one Redis of any kind, as real processes.
+type RedisSite struct{ *redistest.Site }
+
+// Client connects to it as chatd does.
+func (s RedisSite) Client(t testing.TB) redis.UniversalClient {
+	t.Helper()
+	a, err := redisconn.Parse(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return connect(t, redisconn.Options{Address: a, Password: s.Password})
+}
+
+func connect(t testing.TB, o redisconn.Options) redis.UniversalClient {
+	c, stop := redisconn.Connect(o)
+	t.Cleanup(stop)
+	return c
+}
+
+// StartRedis starts a redis-server on a Unix socket, for one test.
+func StartRedis(t testing.TB, password string) RedisSite {
+	t.Helper()
+	return owned(t, redistest.Single(t, password))
+}
+
+// StartSentinels starts what redistest.Sentinels does, for one test.
+func StartSentinels(t testing.TB) RedisSite {
+	t.Helper()
+	return owned(t, redistest.Sentinels(t))
+}
+
+// StartCluster starts what redistest.Cluster does, for one test.
+func StartCluster(t testing.TB) RedisSite {
+	t.Helper()
+	return owned(t, redistest.Cluster(t))
+}
+
+func owned(t testing.TB, s *redistest.Site) RedisSite {
+	t.Cleanup(s.Close)
+	return RedisSite{s}
+}
+
+// masters runs f on each server that holds keys of its own.
+func masters(t testing.TB, c redis.UniversalClient, f func(context.Context, *redis.Client) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var err error
+	switch c := c.(type) {
+	case *redis.ClusterClient:
+		err = c.ForEachMaster(ctx, f)
+	case *redis.Client:
+		err = f(ctx, c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Flush empties a Redis of any kind.
+func Flush(t testing.TB, c redis.UniversalClient) {
+	t.Helper()
+	masters(t, c, func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() })
+}
+
+// Keys returns the keys of a Redis of any kind that fit the pattern, sorted.
+func Keys(t testing.TB, c redis.UniversalClient, pattern string) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var all []string
+	masters(t, c, func(ctx context.Context, c *redis.Client) error {
+		keys, err := c.Keys(ctx, pattern).Result()
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, keys...)
+		return err
+	})
+	slices.Sort(all)
+	return all
+}
+
+// Commands returns how often each command was called by clients or scripts,
+// over all masters, by INFO commandstats. The embedded Redis does not count.
+func Commands(t testing.TB, c redis.UniversalClient) map[string]int {
+	t.Helper()
+	var mu sync.Mutex
+	all := map[string]int{}
+	masters(t, c, func(ctx context.Context, c *redis.Client) error {
+		info, err := c.Info(ctx, "commandstats").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		for line := range strings.Lines(info) {
+			name, rest, ok := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
+			if count, _, cut := strings.Cut(rest, ","); ok && cut {
+				n, bad := strconv.Atoi(count)
+				if bad != nil {
+					return bad
+				}
+				all[name] += n
+			}
+		}
+		return err
+	})
+	return all
+}
+
+// More returns what was counted since before.
+func More(before, now map[string]int) map[string]int {
+	more := maps.Clone(now)
+	for name, n := range before {
+		if more[name] -= n; more[name] == 0 {
+			delete(more, name)
+		}
+	}
+	return more
+}
+
+// Await polls a state that arrives by itself.
+func Await(t testing.TB, what string, ok func() bool) { t.Helper(); redistest.Await(t, what, ok) }

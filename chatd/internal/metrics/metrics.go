@@ -31,6 +31,9 @@ type Metrics struct {
 	// Registry has them all, those of the process and of Go included.
 	Registry  *prometheus.Registry
 	handshake prometheus.Histogram
+	trips     *prometheus.HistogramVec
+	commands  prometheus.Counter
+	dials     *prometheus.CounterVec
 }
 
 // New returns metrics that count what counts counts.
@@ -42,9 +45,24 @@ func New(counts *count.Set) *Metrics {
 			Help:    "Time from the request for an upgrade to READY, the client's own time included.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
+		trips: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "chatd_redis_seconds",
+			Help:    "Time of a round trip to Redis, which may carry many commands, by outcome.",
+			Buckets: []float64{.0002, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+		}, []string{"outcome"}),
+		commands: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "chatd_redis_commands_total", Help: "Commands sent to Redis.",
+		}),
+		dials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "chatd_redis_connects_total", Help: "New connections to Redis, by outcome.",
+		}, []string{"outcome"}),
+	}
+	for _, outcome := range []string{outcomeOK, outcomeFailed} {
+		m.trips.WithLabelValues(outcome)
+		m.dials.WithLabelValues(outcome)
 	}
 	m.Registry.MustRegister(
-		m.handshake, &events{counts},
+		m.handshake, m.trips, m.commands, m.dials, &events{counts},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -52,6 +70,28 @@ func New(counts *count.Set) *Metrics {
 
 // Handshake notes the time of a handshake that led to READY.
 func (m *Metrics) Handshake(d time.Duration) { m.handshake.Observe(d.Seconds()) }
+
+// Outcomes of what is asked of Redis.
+const (
+	outcomeOK     = "ok"
+	outcomeFailed = "failed"
+)
+
+func outcome(err error) string {
+	if err != nil {
+		return outcomeFailed
+	}
+	return outcomeOK
+}
+
+// RedisTrip notes a round trip to Redis.
+func (m *Metrics) RedisTrip(took time.Duration, commands int, err error) {
+	m.trips.WithLabelValues(outcome(err)).Observe(took.Seconds())
+	m.commands.Add(float64(commands))
+}
+
+// RedisDial notes a new connection to Redis.
+func (m *Metrics) RedisDial(err error) { m.dials.WithLabelValues(outcome(err)).Inc() }
 
 // Watch adds what is read from the parts of a running relay.
 func (m *Metrics) Watch(s Sources) { m.Registry.MustRegister(&gauges{s}) }
@@ -75,8 +115,14 @@ var families = []family{
 	{"vault_refused_", desc("chatd_vault_refusals_total", "REFUSE frames of vault nodes, by status.", "code"), statuses()},
 	{"refused_", desc("chatd_refusals_total", "Requests and frames that chatd refused, by cause.", "cause"), append(statuses(),
 		"max_connections", "sockets", "upgrade", "no_subprotocol", "no_address", "not_proxied")},
+	{"notice_", desc("chatd_notices_total", "Doorbells between relays, by what became of them.", "outcome"), []string{
+		"sent", "heard", "unheard", "not_sent", "malformed",
+	}},
+	{"webhook_", desc("chatd_notice_webhooks_total", "Notices to the app's backend, by what became of them.", "outcome"), []string{
+		"delivered", "refused", "failed", "dropped", "joined", "retried",
+	}},
 	{"", desc("chatd_events_total", "Everything else that is counted, by event.", "event"), []string{
-		"connections", "authenticated", "sessions_attached", "notices", "dropped_not_attached", "redis_failed", "reloaded", "reload_failed",
+		"connections", "authenticated", "sessions_attached", "notices", "dropped_not_attached", "redis_failed", "redis_flushed", "reloaded", "reload_failed",
 	}},
 }
 

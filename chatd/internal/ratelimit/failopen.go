@@ -38,9 +38,15 @@ func NewFailOpen(shared Spender, local *Local, c clock.Clock, change func(error)
 // SpendAll takes all steps at once, and says what the strictest limit says. It
 // waits for the shared Spender 250 ms at most.
 func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {
+	return f.SpendAlong(ctx, nil, steps...)
+}
+
+// SpendAlong does what SpendAll does, and lets along take part in the round
+// trip. along is not called when there is none.
+func (f *FailOpen) SpendAlong(ctx context.Context, along Along, steps ...Step) Decision {
 	if f.shared != nil && !f.resting() {
 		ctx, cancel := context.WithTimeout(ctx, askFor)
-		all, err := f.shared.SpendAll(ctx, steps)
+		all, err := f.ask(ctx, along, steps)
 		cancel()
 		f.note(err)
 		if err == nil {
@@ -49,6 +55,13 @@ func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {
 	}
 	all, _ := f.local.SpendAll(ctx, steps)
 	return strictest(all)
+}
+
+func (f *FailOpen) ask(ctx context.Context, along Along, steps []Step) ([]Decision, error) {
+	if s, ok := f.shared.(*Redis); ok {
+		return s.SpendAlong(ctx, along, steps)
+	}
+	return f.shared.SpendAll(ctx, steps)
 }
 
 // Failing says whether the shared Spender failed when it was last asked.

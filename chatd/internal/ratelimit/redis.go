@@ -38,7 +38,16 @@ func NewRedis(client Pipeliner) *Redis { return &Redis{client: client} }
 // When some steps are refused, what the others spent is given back in a second
 // one; in between, somebody else may be refused what would have been theirs.
 func (s *Redis) SpendAll(ctx context.Context, steps []Step) ([]Decision, error) {
-	waits, err := s.run(ctx, steps, "")
+	return s.SpendAlong(ctx, nil, steps)
+}
+
+// Along queues commands that go to Redis in the round trip of others.
+type Along func(ctx context.Context, p redis.Pipeliner)
+
+// SpendAlong does what SpendAll does; along, if not nil, takes part in the first
+// trip.
+func (s *Redis) SpendAlong(ctx context.Context, along Along, steps []Step) ([]Decision, error) {
+	waits, err := s.run(ctx, steps, trip{call: spendScript.EvalSha, along: along})
 	if err != nil {
 		return nil, err
 	}
@@ -57,20 +66,21 @@ func (s *Redis) SpendAll(ctx context.Context, steps []Step) ([]Decision, error) 
 	}
 	if len(spent) > 0 {
 		// If this fails, a count stays one too high until it lapses.
-		_, _ = s.run(ctx, spent, "back")
+		_, _ = s.run(ctx, spent, trip{call: spendScript.EvalSha, back: "back"})
 	}
 	return out, nil
 }
 
 // run calls the script for each step and returns what it says, 0 for Off.
-func (s *Redis) run(ctx context.Context, steps []Step, back string) ([]int64, error) {
+func (s *Redis) run(ctx context.Context, steps []Step, t trip) ([]int64, error) {
 	cmds := make([]*redis.Cmd, len(steps))
-	if err := s.ask(ctx, steps, cmds, back, spendScript.EvalSha); err != nil {
+	if err := s.ask(ctx, steps, cmds, t); err != nil {
 		return nil, err
 	}
 	// A Redis that was restarted, or a new node, does not know the script yet.
 	if slices.ContainsFunc(cmds, unknownScript) {
-		if err := s.ask(ctx, steps, cmds, back, spendScript.Eval); err != nil {
+		t.call, t.along = spendScript.Eval, nil
+		if err := s.ask(ctx, steps, cmds, t); err != nil {
 			return nil, err
 		}
 	}
@@ -94,13 +104,20 @@ func unknownScript(cmd *redis.Cmd) bool {
 // call is EvalSha or Eval.
 type call func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd
 
+// trip is how a round trip is made.
+type trip struct {
+	call  call
+	back  string // to give back what was spent, "back"
+	along Along  // what else goes with it, or nil
+}
+
 // ask calls the script for each step that has no answer yet.
-func (s *Redis) ask(ctx context.Context, steps []Step, cmds []*redis.Cmd, back string, f call) error {
+func (s *Redis) ask(ctx context.Context, steps []Step, cmds []*redis.Cmd, t trip) error {
 	now := ""
 	if s.now != nil {
 		now = fmt.Sprint(s.now())
 	}
-	asked := false
+	asked := t.along != nil
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, step := range steps {
 			if step.Limit == Off || cmds[i] != nil && !unknownScript(cmds[i]) {
@@ -109,7 +126,10 @@ func (s *Redis) ask(ctx context.Context, steps []Step, cmds []*redis.Cmd, back s
 			asked = true
 			sum := sha256.Sum256([]byte(step.ID))
 			k := "cv:limit:" + step.Name + ":" + hex.EncodeToString(sum[:16])
-			cmds[i] = f(ctx, p, []string{k}, step.Limit.interval(), step.Limit.tolerance(), now, back)
+			cmds[i] = t.call(ctx, p, []string{k}, step.Limit.interval(), step.Limit.tolerance(), now, t.back)
+		}
+		if t.along != nil {
+			t.along(ctx, p)
 		}
 		return nil
 	})

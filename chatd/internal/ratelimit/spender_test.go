@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,12 @@ import (
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/clock"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	chatdtest.StopRedises()
+	os.Exit(code)
+}
 
 // spenders runs one suite over every Spender there is, each on the same fake
 // clock.
@@ -125,9 +132,9 @@ func TestRedisCountsByItsOwnClockAndForgets(t *testing.T) {
 			if err != nil || d.Allowed || d.Retry > time.Hour || d.Retry < 59*time.Minute {
 				t.Fatalf("%+v, %v", d, err)
 			}
-			keys, err := client.Keys(t.Context(), "*").Result()
-			if err != nil || len(keys) != 1 || len(keys[0]) != len("cv:limit:Own:")+32 {
-				t.Fatalf("keys %q, %v: want one, with a hash for the id", keys, err)
+			keys := chatdtest.Keys(t, client, "*")
+			if len(keys) != 1 || len(keys[0]) != len("cv:limit:Own:")+32 {
+				t.Fatalf("keys %q: want one, with a hash for the id", keys)
 			}
 			if ttl, err := client.PTTL(t.Context(), keys[0]).Result(); err != nil || ttl <= 0 || ttl > time.Hour {
 				t.Errorf("the count lapses in %v, %v", ttl, err)

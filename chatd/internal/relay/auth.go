@@ -48,10 +48,11 @@ func (c *conn) onAuth(a frame.Auth) {
 		refusal.Status = status
 	} else if !first {
 		refusal.Status = c.extend(v)
-	} else if d := c.relay.spend(ratelimit.ConnectionsPerAccount, ratelimit.ConnectionsPerDevice, identityOf(v)); !d.Allowed {
+	} else if claim, d := c.mayConnect(identityOf(v)); !d.Allowed {
+		claim.Drop()
 		refusal = limited(frame.TAuth, d.Limit, d.Retry)
 	} else {
-		c.accept(v)
+		c.accept(v, claim)
 	}
 	switch {
 	case refusal.Status == frame.OK:
@@ -106,12 +107,24 @@ func identityOf(v ticket.Verified) *identity {
 	}
 }
 
+// mayConnect asks Redis all that a connect asks, in one round trip: whether
+// account and device may connect, and to have the device.
+func (c *conn) mayConnect(id *identity) (*route.Claim, ratelimit.Decision) {
+	claim := c.relay.Directory.Claim(id.account, id.device())
+	return claim, c.relay.spendAlong(claim.Queue, ratelimit.ConnectionsPerAccount, ratelimit.ConnectionsPerDevice, id)
+}
+
 // accept makes the connection the account's, and says so.
-func (c *conn) accept(v ticket.Verified) {
+func (c *conn) accept(v ticket.Verified, claim *route.Claim) {
 	id := identityOf(v)
+	if c.relay.Unheard != nil {
+		name := v.Account
+		id.name = &name
+	}
 	c.mu.Lock()
 	if c.ended { // AUTH came too late
 		c.mu.Unlock()
+		claim.Drop()
 		return
 	}
 	c.identity, c.expires = id, v.Expires
@@ -120,11 +133,14 @@ func (c *conn) accept(v ticket.Verified) {
 	if c.relay.Handshake != nil {
 		c.relay.Handshake(c.relay.Clock.Now().Sub(c.began))
 	}
-	if !c.relay.enter(c, id.account, c.ready(v.Expires)) {
+	if !c.relay.enter(c, id, claim, c.ready(v.Expires)) {
 		c.end(slowConsumer)
 	}
 	c.Due()
 }
+
+// device names the device to other relays.
+func (id *identity) device() route.Device { return route.Device(id.peer[:len(route.Device{})]) }
 
 // extend takes a fresh ticket of the same account and device.
 func (c *conn) extend(v ticket.Verified) frame.Status {

@@ -59,6 +59,8 @@ type identity struct {
 	issuer     string // the configured name
 	thumbprint ticket.Thumbprint
 	peer       [32]byte // as UplinkPeer names it
+	// name is what the app calls the account, nil when nobody asks.
+	name *ticket.Account
 }
 
 // whose is who the limits of id are asked for; nil is nobody known yet.
@@ -321,17 +323,13 @@ func (c *conn) cleanUp() {
 	c.relay.wheel.Clear(&c.wake)
 	reason := c.reason
 	c.mu.Unlock()
-	var account route.Account
-	if id != nil {
-		account = id.account
-	}
 	for s := range sessions {
 		c.relay.release(s, c)
 	}
 	for _, s := range streams {
-		s.Leave(heir{c.relay, account})
+		s.Leave(heir{c.relay, id})
 	}
-	c.relay.leave(c, account)
+	c.relay.leave(c, id)
 	c.in.release()
 	if c.relay.poller != nil {
 		c.relay.poller.forget(c)

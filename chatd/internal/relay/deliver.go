@@ -6,7 +6,6 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/frame"
 )
@@ -30,7 +29,7 @@ func (c *conn) Deliver(l *uplink.Link, raw []byte) error {
 	case frame.Refuse:
 		c.deliverRefuse(l, f, raw)
 	case frame.Notice:
-		c.relay.ringEverywhere(c.who().account, c)
+		c.relay.ringEverywhere(c.who(), c)
 	default:
 		return fmt.Errorf("%w: type 0x%02x from a vault node", frame.ErrMalformed, uint8(f.Type()))
 	}
@@ -181,14 +180,14 @@ func (c *conn) Lost(l *uplink.Link) {
 // doorbell of an operation whose client left before it had ended must ring on
 // the account's other devices all the same (A19).
 type heir struct {
-	relay   *Relay
-	account route.Account
+	relay *Relay
+	id    *identity
 }
 
 // Deliver implements uplink.Peer.
 func (h heir) Deliver(_ *uplink.Link, raw []byte) error {
 	if frame.Type(raw[0]) == frame.TNotice {
-		h.relay.ringEverywhere(h.account, nil)
+		h.relay.ringEverywhere(h.id, nil)
 	}
 	return nil
 }

@@ -9,11 +9,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/redis/go-redis/v9"
 
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/ratelimit"
-	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/frame"
 )
 
@@ -86,53 +84,6 @@ func TestAVaultThatBreaksTheProtocol(t *testing.T) {
 	}
 }
 
-func eachRedis(t *testing.T, test func(t *testing.T, client *redis.Client)) {
-	for name, connect := range chatdtest.Redises {
-		t.Run(name, func(t *testing.T) { test(t, connect(t)) })
-	}
-}
-
-func TestTwoRelaysOverRedis(t *testing.T) {
-	eachRedis(t, func(t *testing.T, client *redis.Client) {
-		pki, issuer := chatdtest.NewPKI(t), chatdtest.NewIssuer(t)
-		a, b := chatdtest.StartVault(t, pki, 1, uplink.VaultRole), chatdtest.StartVault(t, pki, 2, uplink.VaultRole)
-		one := newHouse(t, pki, issuer, func(s *setup) { s.vaults, s.redis = []*chatdtest.Vault{a}, client })
-		two := newHouse(t, pki, issuer, func(s *setup) {
-			s.vaults, s.redis = []*chatdtest.Vault{b}, client
-			s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 3, Count: 1, Period: time.Hour}
-		})
-		one.relay.cfg.Limits.Set[ratelimit.OpensPerAccount] = two.relay.cfg.Limits.Set[ratelimit.OpensPerAccount]
-
-		// A session moves to a relay that knows its node only from Redis.
-		device := chatdtest.NewDevice(t)
-		here, there := one.login("alice", device), two.login("alice", device)
-		s := here.Open(1, "x")
-		awaitKey(t, client, "cv:node:01000001")
-		there.Send(frame.Attach{Tag: 1, Session: s})
-		if got := chatdtest.Expect[frame.Attach](there); got.Session != s {
-			t.Errorf("%+v", got)
-		}
-		chatdtest.Expect[frame.Close](here)
-		there.Echo(s, 1, "x")
-		// But new ones are opened only where the operator said.
-		if other := there.Open(2, "x"); other.Node() != b.Hello.Node {
-			t.Error("a session was opened on a node that only Redis named")
-		}
-
-		// Doorbells reach the account's connections on the other relay.
-		awaitPresence(t, client, 2)
-		there.Echo(s, 2, "ring")
-		chatdtest.Expect[frame.Notice](here)
-
-		// Limits count for both together: this is the third.
-		here.Open(3, "x")
-		there.Send(frame.Open{Tag: 4, Payload: []byte("x")})
-		if r := chatdtest.Expect[frame.Refuse](there); r.Limit != ratelimit.OpensPerAccount {
-			t.Errorf("%+v", r)
-		}
-	})
-}
-
 // poll waits for what another goroutine tells Redis.
 func poll(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -146,77 +97,6 @@ func poll(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("it never happened: %s", what)
 		}
 	}
-}
-
-func awaitKey(t *testing.T, client *redis.Client, key string) {
-	t.Helper()
-	poll(t, key, func() bool { return client.Exists(t.Context(), key).Val() == 1 })
-}
-
-func awaitPresence(t *testing.T, client *redis.Client, relays int64) {
-	t.Helper()
-	poll(t, "presence", func() bool {
-		keys := client.Keys(t.Context(), "cv:presence:*").Val()
-		return len(keys) == 1 && client.ZCard(t.Context(), keys[0]).Val() == relays
-	})
-	poll(t, "subscriptions", func() bool {
-		return int64(len(client.PubSubChannels(t.Context(), "cv:notice:*").Val())) == relays
-	})
-}
-
-func TestRedisStopsInMidway(t *testing.T) {
-	server := chatdtest.StartRedis(t, "")
-	h, _ := simple(t, func(s *setup) {
-		s.redis = server.Client(t)
-		s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Hour}
-	})
-	c, watching := h.phone("alice"), h.phone("alice")
-	s := c.Open(1, "x")
-	server.Stop(t)
-
-	c.Echo(s, 1, "existing sessions go on")
-	other := h.phone("bob") // and clients come in
-	other.Echo(other.Open(1, "x"), 1, "x")
-	c.Echo(s, 2, "ring") // the doorbell rings here
-	chatdtest.Expect[frame.Notice](watching)
-	// Limits are counted here, from the start.
-	c.Open(2, "x")
-	c.Open(3, "x")
-	c.Send(frame.Open{Tag: 4, Payload: []byte("x")})
-	if r := chatdtest.Expect[frame.Refuse](c); r.Limit != ratelimit.OpensPerAccount {
-		t.Errorf("%+v", r)
-	}
-
-	server.Start(t)
-	h.clock.Advance(time.Second)
-	// It is back, and empty: the shared count begins anew.
-	c.Open(5, "x")
-}
-
-// No command per frame: neither for those that are relayed, nor for refused
-// ones.
-func TestFramesDoNotTouchRedis(t *testing.T) {
-	eachRedis(t, func(t *testing.T, client *redis.Client) {
-		h, _ := simple(t, func(s *setup) { s.redis = client })
-		c := h.phone("alice")
-		s := c.Open(1, "x")
-		awaitPresence(t, client, 1)
-		awaitKey(t, client, "cv:node:01000001")
-		hook := &countingHook{}
-		client.AddHook(hook)
-		for n := uint32(1); n <= 50; n++ {
-			c.Echo(s, n, "x")
-		}
-		c.Send(frame.Data{Session: frame.SessionID{1}, Payload: []byte("x")})
-		chatdtest.Expect[frame.Refuse](c)
-		if n := hook.commands.Load(); n != 0 {
-			t.Errorf("%d commands for 51 frames", n)
-		}
-		c.Open(2, "x")
-		if hook.commands.Load() == 0 {
-			t.Error("the count counts nothing")
-		}
-	})
 }
 
 func TestAClientThatDoesNotRead(t *testing.T) {

@@ -53,6 +53,7 @@ type setup struct {
 	tls          bool
 	// tickets, if set, stands in for the issuer's verifier.
 	tickets *ticket.Verifier
+	unheard func(ticket.Account)
 }
 
 // newHouse starts a relay; its clock stands still, that of its uplinks runs.
@@ -78,7 +79,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	if err != nil {
 		t.Fatal(err)
 	}
-	directory := route.New(s.redis, s.clock, func(error) {})
+	directory := route.New(route.Options{Client: s.redis, Clock: s.clock, Change: func(error) {}, Count: func(string) {}})
 	var addrs []string
 	for _, v := range s.vaults {
 		addrs = append(addrs, v.Addr)
@@ -96,7 +97,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	h.relay = New(s.cfg, Parts{
 		Tickets: s.tickets, Vaults: pool, Directory: directory,
 		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
-		Clock: s.clock, Log: log, Counts: new(count.Set),
+		Clock: s.clock, Log: log, Counts: new(count.Set), Unheard: s.unheard,
 	})
 	h.relay.parkAfter = s.parkAfter
 	if s.headTimeout > 0 {
@@ -134,7 +135,7 @@ func (h *house) run(pool *uplink.Pool, directory *route.Directory) {
 	done := make(chan struct{}, 2)
 	go func() { pool.Run(ctx); done <- struct{}{} }()
 	go func() {
-		directory.Run(ctx, func(a route.Account) { h.relay.Ring(a, nil) })
+		directory.Run(ctx, route.Heard{Ring: h.relay.Ring, Replace: h.relay.Replace})
 		done <- struct{}{}
 	}()
 	h.t.Cleanup(func() {

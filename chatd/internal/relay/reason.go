@@ -19,6 +19,7 @@ const (
 	rateLimited
 	slowConsumer
 	draining
+	replaced
 	internal
 )
 
@@ -43,6 +44,7 @@ var reasons = map[Reason]struct {
 	rateLimited:   {"rate_limited", frame.RateLimited},
 	slowConsumer:  {"slow_consumer", frame.SlowConsumer},
 	draining:      {"draining", frame.Draining},
+	replaced:      {"replaced", frame.Replaced},
 	internal:      {"internal", frame.Internal},
 }
 

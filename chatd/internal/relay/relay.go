@@ -64,6 +64,9 @@ type Parts struct {
 	Counts    *count.Set
 	// Handshake, if set, hears how long each took, from the request to READY.
 	Handshake func(time.Duration)
+	// Unheard, if set, is told whose doorbell no other device has heard, on
+	// any relay. It must not wait.
+	Unheard func(ticket.Account)
 }
 
 // Relay serves clients. Its handler may be used as soon as it was made.
@@ -94,7 +97,7 @@ type Relay struct {
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
 	conns    map[*conn]struct{}
-	accounts map[route.Account]map[*conn]struct{}
+	accounts map[route.Account]map[*conn]seat
 	sessions map[frame.SessionID]*conn
 	unready  bool          // new clients should go elsewhere
 	drains   bool          // new clients are refused
@@ -107,7 +110,7 @@ func New(cfg Config, parts Parts) *Relay {
 		cfg: cfg, Parts: parts,
 		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, maxQueuedBytes: maxQueuedBytes,
 		conns:    map[*conn]struct{}{},
-		accounts: map[route.Account]map[*conn]struct{}{},
+		accounts: map[route.Account]map[*conn]seat{},
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
@@ -151,8 +154,13 @@ func (r *Relay) limit(name string, addr netip.Addr) ratelimit.Limit {
 // spend counts one against a limit of an account and one of its device, in one
 // round trip.
 func (r *Relay) spend(perAccount, perDevice string, id *identity) ratelimit.Decision {
+	return r.spendAlong(nil, perAccount, perDevice, id)
+}
+
+// spendAlong does so, and takes along what else is asked.
+func (r *Relay) spendAlong(along ratelimit.Along, perAccount, perDevice string, id *identity) ratelimit.Decision {
 	rules, who := r.settings.Load().limits, id.whose()
-	return r.Shared.SpendAll(r.ctx,
+	return r.Shared.SpendAlong(r.ctx, along,
 		ratelimit.Step{Name: perAccount, Limit: rules.For(perAccount, who), ID: string(id.account[:])},
 		ratelimit.Step{Name: perDevice, Limit: rules.For(perDevice, who), ID: string(id.peer[:])})
 }
@@ -172,29 +180,6 @@ func (r *Relay) Ready() bool {
 	return !r.unready && !r.drains && r.Vaults.Pick() != nil
 }
 
-// Ring rings every connection of the account that this relay has, but for one.
-func (r *Relay) Ring(a route.Account, but *conn) {
-	r.mu.Lock()
-	var ring []*conn
-	for c := range r.accounts[a] {
-		if c != but {
-			ring = append(ring, c)
-		}
-	}
-	r.mu.Unlock()
-	for _, c := range ring {
-		c.sendFrame(frame.Notice{})
-	}
-}
-
-// ringEverywhere rings the account's other connections, here and on every
-// other relay.
-func (r *Relay) ringEverywhere(a route.Account, but *conn) {
-	r.Counts.Add("notices")
-	r.Ring(a, but)
-	r.Directory.Notify(a)
-}
-
 // add makes a connection known; false means that the relay is draining.
 func (r *Relay) add(c *conn) bool {
 	r.mu.Lock()
@@ -204,39 +189,6 @@ func (r *Relay) add(c *conn) bool {
 	}
 	r.conns[c] = struct{}{}
 	return true
-}
-
-// enter adds an authenticated connection to its account and queues READY, both
-// at once: a doorbell that rings after READY reaches it, and none before. It
-// reports false when the queue is full.
-func (r *Relay) enter(c *conn, a route.Account, ready frame.Ready) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.accounts[a] == nil {
-		r.accounts[a] = map[*conn]struct{}{}
-		// Under the lock, so that presence and absence are told in order.
-		r.Directory.Present(a)
-	}
-	r.accounts[a][c] = struct{}{}
-	return c.out.sendFrame(ready)
-}
-
-// leave forgets a connection.
-func (r *Relay) leave(c *conn, a route.Account) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.conns, c)
-	if all := r.accounts[a]; all != nil {
-		delete(all, c)
-		if len(all) == 0 {
-			delete(r.accounts, a)
-			r.Directory.Absent(a)
-		}
-	}
-	if r.empty != nil && len(r.conns) == 0 {
-		close(r.empty)
-		r.empty = nil
-	}
 }
 
 // claim makes c the connection of a session, and returns the one that was.

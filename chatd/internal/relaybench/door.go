@@ -135,7 +135,7 @@ func newDoor(v *ticket.Verifier, hosts admission.Names) *relay.Relay {
 		MaxConnections: 1 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
 	}, relay.Parts{
 		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Log: quiet}),
-		Directory: route.New(nil, clock.System{}, func(error) {}),
+		Directory: route.New(route.Options{Clock: clock.System{}, Change: func(error) {}, Count: func(string) {}}),
 		Shared:    ratelimit.NewFailOpen(nil, local, clock.System{}, func(error) {}),
 		Local:     local, Clock: clock.System{}, Log: quiet, Counts: new(count.Set),
 	})

@@ -1,8 +1,6 @@
 package route
 
 import (
-	"context"
-	"crypto/sha256"
 	"testing"
 	"time"
 
@@ -13,158 +11,218 @@ import (
 	"chatvault/protocol/frame"
 )
 
-var alice = Account(sha256.Sum256([]byte("alice")))
-
-// relay is one relay's Directory, running.
-type relay struct {
-	*Directory
-	rung    chan Account
-	changes chan error
-	stop    func()
-}
-
-func start(t *testing.T, client redis.UniversalClient, c clock.Clock) relay {
-	t.Helper()
-	r := relay{rung: make(chan Account, 16), changes: make(chan error, 16)}
-	r.Directory = New(client, c, func(err error) { r.changes <- err })
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.Run(ctx, func(a Account) { r.rung <- a })
-	}()
-	r.stop = func() { cancel(); <-done }
-	t.Cleanup(r.stop)
-	return r
-}
-
-// until polls a state of Redis that arrives by itself.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it never happened: %s", what)
-		}
-	}
-}
-
-func onBoth(t *testing.T, suite func(t *testing.T, c *redis.Client, fake *clock.Fake)) {
-	for name, connect := range chatdtest.Redises {
-		t.Run(name, func(t *testing.T) {
-			suite(t, connect(t), clock.NewFake(time.Unix(1_700_000_000, 0)))
-		})
-	}
-}
-
-func members(t *testing.T, c *redis.Client, a Account) []string {
-	t.Helper()
-	m, err := c.ZRange(t.Context(), presenceKey(a), 0, -1).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func subscribed(t *testing.T, c *redis.Client, relays ...relay) {
-	t.Helper()
-	until(t, "every relay listens", func() bool {
-		for _, r := range relays {
-			n, err := c.PubSubNumSub(t.Context(), noticeChannel(r.self)).Result()
-			if err != nil || n[noticeChannel(r.self)] != 1 {
-				return false
-			}
-		}
-		return true
-	})
-}
-
 func TestNoticesReachEveryOtherRelayWhereTheAccountIs(t *testing.T) {
-	onBoth(t, func(t *testing.T, c *redis.Client, fake *clock.Fake) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
 		one, two, three := start(t, c, fake), start(t, c, fake), start(t, c, fake)
-		subscribed(t, c, one, two, three)
-		one.Present(alice)
-		two.Present(alice)
-		until(t, "both are present", func() bool { return len(members(t, c, alice)) == 2 })
+		listening(t, one, two, three)
+		one.enter(t, alice, phone)
+		two.enter(t, alice, tablet)
 
-		one.Notify(alice)
+		one.Notify(alice, phone, func() { t.Error("nobody heard it, it is said") })
 		if got := <-two.rung; got != alice {
 			t.Errorf("rang for %x", got)
 		}
 		// What comes back through Redis after it shows that nothing came before.
-		two.Notify(alice)
+		two.Notify(alice, tablet, nil)
 		<-one.rung
-		if len(one.rung)+len(two.rung)+len(three.rung) != 0 {
-			t.Error("a relay rang for itself, or where the account is not")
+		for _, r := range []relay{one, two, three} {
+			r.quiet(t)
 		}
-
-		two.Absent(alice)
-		until(t, "one is present", func() bool { return len(members(t, c, alice)) == 1 })
 		one.stop()
-		until(t, "a relay that ended is gone", func() bool { return len(members(t, c, alice)) == 0 })
+		chatdtest.Await(t, "a relay that ended is gone", func() bool { return len(presence(t, c, alice)) == 1 })
+		if keys := chatdtest.Keys(t, c, relayKey(one.self)); len(keys) != 0 {
+			t.Errorf("it has left %v", keys)
+		}
+	})
+}
+
+// unheard rings and waits for what is done when nobody heard it.
+func (r relay) unheard(t *testing.T, a Account, from Device) {
+	t.Helper()
+	posted := make(chan struct{})
+	r.Notify(a, from, func() { close(posted) })
+	select {
+	case <-posted:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nobody heard it, and nobody is told so")
+	}
+}
+
+func TestANoticeThatNobodyHeardIsSaidToBeOne(t *testing.T) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		one, two := start(t, c, fake), start(t, c, fake)
+		listening(t, one, two)
+		one.unheard(t, alice, phone) // no connection at all
+
+		// The device that asked does not count, wherever it is (A19).
+		two.enter(t, alice, phone)
+		one.unheard(t, alice, phone)
+
+		// Neither does a connection of a relay that died without a word.
+		two.stop()
+		field := "00000000000000ff:02000000000000000000000000000000"
+		lapses := "1:" + "99999999999999"
+		if err := c.HSet(t.Context(), presenceKey(alice), field, lapses).Err(); err != nil {
+			t.Fatal(err)
+		}
+		one.unheard(t, alice, phone)
+
+		// But one that hears does, even if another notice waits with it.
+		three := start(t, c, fake)
+		listening(t, three)
+		three.enter(t, alice, tablet)
+		one.Notify(alice, phone, func() { t.Error("it was heard") })
+		<-three.rung
+	})
+}
+
+func TestTwoNoticesThatBecameOneAreUnheardOnlyTogether(t *testing.T) {
+	d := newDirectory(redis.NewClient(&redis.Options{}), clock.System{}) // never asked
+	heard := func() {}
+	for name, c := range map[string]struct {
+		first, second func()
+		from          Device
+		want          bool
+	}{
+		"both unheard":     {heard, heard, phone, true},
+		"the first heard":  {nil, heard, phone, false},
+		"the second heard": {heard, nil, phone, false},
+		"other devices":    {heard, heard, tablet, true},
+	} {
+		clear(d.rings)
+		d.Notify(alice, phone, c.first)
+		d.Notify(alice, c.from, c.second)
+		r := d.rings[alice]
+		if len(d.rings) != 1 || (r.unheard != nil) != c.want || (r.from == phone) != (c.from == phone) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	dropped := 0
+	for i := range maxRings + 3 {
+		d.Notify(Account{byte(i), byte(i >> 8), 7}, phone, func() { dropped++ })
+	}
+	if len(d.rings) != maxRings || dropped != 4 || d.counts.Get("notice_not_sent") != 4 {
+		t.Errorf("%d wait, %d were dropped, %d counted", len(d.rings), dropped, d.counts.Get("notice_not_sent"))
+	}
+}
+
+func TestTheNewerConnectionOfADeviceReplacesTheOlder(t *testing.T) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		one, two := start(t, c, fake), start(t, c, fake)
+		listening(t, one, two)
+		older := one.enter(t, alice, phone)
+		one.enter(t, alice, tablet)
+		newer := two.enter(t, alice, phone)
+		if newer <= older {
+			t.Errorf("epochs %d, then %d, at the same moment", older, newer)
+		}
+		if m := <-one.replaced; m != (message{alice, phone, newer}) {
+			t.Errorf("replaced %+v", m)
+		}
+		// The late delete of the older one leaves the newer one.
+		one.Left(alice, phone, older)
+		chatdtest.Await(t, "the older has gone", func() bool { return !one.known(t, alice, phone) })
+		if !two.known(t, alice, phone) || !one.known(t, alice, tablet) {
+			t.Errorf("left are %v", presence(t, c, alice))
+		}
+		one.quiet(t)
+		two.quiet(t)
+	})
+}
+
+func TestALateDeleteIsFenced(t *testing.T) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		// Not running: what it tells is told here, in the worst order.
+		r := newDirectory(c, fake)
+		first := r.connect(t, alice, phone)
+		r.settled(t)
+		r.Left(alice, phone, first)
+		late := r.take()
+		second := r.connect(t, alice, phone)
+		if second <= first {
+			t.Errorf("epochs %d, %d", first, second)
+		}
+		if len(late.places) != 1 || late.places[0].present {
+			t.Fatalf("due: %+v", late.places)
+		}
+		if err := late.exec(t.Context(), Heard{}); err != nil {
+			t.Fatal(err)
+		}
+		if !r.known(t, alice, phone) {
+			t.Error("a late delete took the newer connection's presence")
+		}
+		r.Left(alice, phone, second)
+		if err := r.take().exec(t.Context(), Heard{}); err != nil || r.known(t, alice, phone) {
+			t.Errorf("its own delete: %v, %v", err, presence(t, c, alice))
+		}
+	})
+}
+
+func TestARefusedConnectionLeavesNothing(t *testing.T) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		one, two := start(t, c, fake), start(t, c, fake)
+		listening(t, one, two)
+		one.enter(t, alice, phone)
+		refuse := func(r relay) {
+			claim := r.Claim(alice, phone)
+			pipe := c.Pipeline()
+			claim.Queue(t.Context(), pipe)
+			if _, err := pipe.Exec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			claim.Drop()
+		}
+		refuse(two)
+		chatdtest.Await(t, "it is gone", func() bool { return !two.known(t, alice, phone) })
+		refuse(one)
+		// The marker shows that what was due before it was told.
+		one.enter(t, alice, tablet)
+		if !one.known(t, alice, phone) {
+			t.Error("a refused connection took an accepted one's presence")
+		}
+		one.quiet(t)
 	})
 }
 
 func TestPresenceOfADeadRelayLapsesAndALiveOneIsToldAgain(t *testing.T) {
-	onBoth(t, func(t *testing.T, c *redis.Client, fake *clock.Fake) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		dead := newDirectory(c, fake)
+		dead.connect(t, alice, tablet)
+		dead.settled(t)
 		r := start(t, c, fake)
-		subscribed(t, c, r)
-		r.Present(alice)
-		until(t, "present", func() bool { return len(members(t, c, alice)) == 1 })
-		stale := redis.Z{Score: float64(fake.Now().Add(keep).UnixMilli()), Member: "dead"}
-		if err := c.ZAdd(t.Context(), presenceKey(alice), stale).Err(); err != nil {
-			t.Fatal(err)
-		}
-		deadCalls := c.Subscribe(t.Context(), noticeChannel("dead"))
-		defer deadCalls.Close()
-		if _, err := deadCalls.Receive(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-
-		r.Notify(alice)
-		if _, err := deadCalls.ReceiveMessage(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.FlushDB(t.Context()).Err(); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.ZAdd(t.Context(), presenceKey(alice), stale).Err(); err != nil {
-			t.Fatal(err)
-		}
-		fake.Advance(keep + time.Millisecond)
-		until(t, "present again after the flush", func() bool {
-			n, err := c.ZScore(t.Context(), presenceKey(alice), r.self).Result()
-			return err == nil && int64(n) > fake.Now().UnixMilli()
+		listening(t, r)
+		r.enter(t, alice, phone)
+		chatdtest.Await(t, "the dead one has lapsed", func() bool {
+			fake.Advance(beat)
+			for field, value := range presence(t, c, alice) {
+				if relay, _, lapses, ok := parseField(field, value); ok && relay == r.self && lapses < fake.Now().UnixMilli() {
+					t.Errorf("the living one lapsed at %v", fake.Now())
+				}
+			}
+			return !dead.known(t, alice, tablet)
 		})
-		other := start(t, c, fake)
-		other.Notify(alice)
-		<-r.rung
-		if err := c.Publish(t.Context(), noticeChannel("dead"), "marker").Err(); err != nil {
-			t.Fatal(err)
+		if !r.known(t, alice, phone) || fake.Now().Before(epoch0.Add(keep)) {
+			t.Errorf("present: %v", presence(t, c, alice))
 		}
-		if m, err := deadCalls.ReceiveMessage(t.Context()); err != nil || m.Payload != "marker" {
-			t.Errorf("a relay whose presence lapsed was told: %v, %v", m, err)
+		if ttl, err := c.PTTL(t.Context(), presenceKey(alice)).Result(); err != nil || ttl <= 0 || ttl > keep {
+			t.Errorf("presence lapses in %v, %v", ttl, err)
 		}
 	})
 }
 
 func TestNodesAreFoundByOtherRelays(t *testing.T) {
-	onBoth(t, func(t *testing.T, c *redis.Client, fake *clock.Fake) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
 		one, two := start(t, c, fake), start(t, c, fake)
 		node := frame.NodeID{1, 2, 3, 4}
 		if addr, ok := two.FindNode(t.Context(), node); ok {
 			t.Errorf("found an unknown node at %s", addr)
 		}
 		one.NodeUp(node, "10.0.0.7:7443")
-		until(t, "found", func() bool {
+		chatdtest.Await(t, "found", func() bool {
 			addr, ok := two.FindNode(t.Context(), node)
 			return ok && addr == "10.0.0.7:7443"
 		})
-		if ttl, err := c.PTTL(t.Context(), nodeKey(node)).Result(); err != nil || ttl <= 0 || ttl > keep {
+		if ttl, err := c.PTTL(t.Context(), nodeKey(node)).Result(); err != nil || ttl <= 0 || ttl > nodeKeep {
 			t.Errorf("a node lapses in %v, %v", ttl, err)
 		}
 		if err := c.Set(t.Context(), nodeKey(node), "no address", 0).Err(); err != nil {
@@ -180,42 +238,57 @@ func TestNodesAreFoundByOtherRelays(t *testing.T) {
 	})
 }
 
-func TestRedisStoppedAndBack(t *testing.T) {
-	server := chatdtest.StartRedis(t, "")
-	c := server.Client(t)
-	fake := clock.NewFake(time.Unix(1_700_000_000, 0))
-	r := start(t, c, fake)
-	subscribed(t, c, r)
-	r.Present(alice)
-	until(t, "present", func() bool { return len(members(t, c, alice)) == 1 })
-
-	server.Stop(t)
-	if _, ok := r.FindNode(t.Context(), frame.NodeID{1}); ok {
-		t.Error("found a node in a Redis that is gone")
-	}
-	if err := <-r.changes; err == nil {
-		t.Error("the failure was not told")
-	}
-	r.Notify(alice) // nobody waits for it
-
-	server.Start(t)
-	fake.Advance(refresh)
-	if err := <-r.changes; err != nil {
-		t.Errorf("it did not come back: %v", err)
-	}
-	until(t, "present again", func() bool { return len(members(t, c, alice)) == 1 })
-	subscribed(t, c, r)
+// What others write into Redis can mislead, not break (A9).
+func TestForgedPresenceIsDropped(t *testing.T) {
+	onAll(t, func(t *testing.T, c redis.UniversalClient, fake *clock.Fake) {
+		r := start(t, c, fake)
+		listening(t, r)
+		key := presenceKey(alice)
+		if err := c.Set(t.Context(), key, "not a hash", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		r.unheard(t, Account{9}, phone)
+		r.enter(t, alice, phone)
+		far := "00000000000000ff:01000000000000000000000000000000"
+		if err := c.HSet(t.Context(), key, far, "99999999999999999:99999999999999", "x", "y", "ff:01", "1:2:3").Err(); err != nil {
+			t.Fatal(err)
+		}
+		before := r.connect(t, alice, phone)
+		if before > Epoch(fake.Now().UnixMicro())+10 {
+			t.Errorf("the epoch was led to %d", before)
+		}
+		if all := presence(t, c, alice); len(all) != 1 {
+			t.Errorf("present: %v", all)
+		}
+		pipe := c.Pipeline()
+		r.publish(t.Context(), pipe, r.self, "forged")
+		r.publish(t.Context(), pipe, r.self, message{account: alice}.encode())
+		if _, err := pipe.Exec(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-r.rung; got != alice || r.counts.Get("notice_malformed") != 1 {
+			t.Errorf("rang for %x, %d malformed", got, r.counts.Get("notice_malformed"))
+		}
+		r.quiet(t)
+		if len(r.changes) != 0 {
+			t.Errorf("a forgery was taken for a failure: %v", <-r.changes)
+		}
+	})
 }
 
 func TestWithoutRedis(t *testing.T) {
-	d := New(nil, clock.System{}, func(err error) { t.Error(err) })
-	d.Present(alice)
-	d.Notify(alice)
-	d.NodeUp(frame.NodeID{1}, "a:1")
-	if _, ok := d.FindNode(t.Context(), frame.NodeID{1}); ok {
-		t.Error("found a node without Redis")
+	d := newDirectory(nil, clock.System{})
+	e := d.Claim(alice, phone).Keep()
+	if later := d.Claim(alice, phone).Keep(); later <= e {
+		t.Errorf("epochs %d, %d", e, later)
 	}
-	d.Run(t.Context(), func(Account) { t.Error("rang") })
+	posted := false
+	d.Notify(alice, phone, func() { posted = true })
+	d.NodeUp(frame.NodeID{1}, "a:1")
+	if _, ok := d.FindNode(t.Context(), frame.NodeID{1}); ok || !posted {
+		t.Errorf("found a node without Redis: %v; posted: %v", ok, posted)
+	}
+	d.Run(t.Context(), Heard{})
 	if len(d.present)+len(d.rings)+len(d.nodes) != 0 {
 		t.Error("it keeps what it can tell nobody")
 	}

@@ -3,174 +3,206 @@ package route
 import (
 	"context"
 	"maps"
-	"strconv"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"chatvault/chatd/internal/clock"
-	"chatvault/protocol/frame"
 )
 
-// Run tells Redis what changes, tells it all again every 30 s, and calls ring
-// for every notice that another relay sends, until ctx ends. Then it withdraws
-// this relay's presence.
-func (d *Directory) Run(ctx context.Context, ring func(Account)) {
-	if d.client == nil {
+// Run tells Redis what changes, tells it all again from time to time, at once
+// after it was flushed or was away, and acts on what other relays say, until
+// ctx ends. Then it withdraws this relay's presence.
+func (d *Directory) Run(ctx context.Context, heard Heard) {
+	if d.Client == nil {
 		return
 	}
-	heard := make(chan struct{})
+	listening := make(chan struct{})
 	go func() {
-		defer close(heard)
-		d.listen(ctx, ring)
+		defer close(listening)
+		d.listen(ctx, heard)
 	}()
+	now := d.Clock.Now()
+	beatAt, repeatAt := now, now.Add(refresh)
 	for ctx.Err() == nil {
-		again, release := clock.After(d.clock, refresh)
-		for told := false; !told; {
-			d.tell(context.WithoutCancel(ctx)) // what was begun is finished
-			select {
-			case <-d.wake:
-			case <-again:
-				d.repeat()
-				told = true
-			case <-ctx.Done():
-				told = true
-			}
+		if now = d.Clock.Now(); !now.Before(beatAt) {
+			beatAt = now.Add(beat)
+			d.update(func() { d.beats = true })
+		}
+		if !now.Before(repeatAt) {
+			repeatAt = now.Add(refresh)
+			d.repeat()
+		}
+		if !d.tell(context.WithoutCancel(ctx), heard) { // what was begun is finished
+			beatAt = now.Add(restFor) // asks whether it is back
+		}
+		again, release := clock.After(d.Clock, beatAt.Sub(now))
+		select {
+		case <-d.wake:
+		case <-again:
+		case <-ctx.Done():
 		}
 		release()
 	}
-	<-heard
-	d.withdraw()
+	<-listening
+	d.withdraw(heard)
 }
 
-// listen subscribes; go-redis connects again by itself.
-func (d *Directory) listen(ctx context.Context, ring func(Account)) {
-	sub := d.client.Subscribe(ctx, noticeChannel(d.self))
-	defer sub.Close()
-	messages := sub.Channel()
-	for {
+// listen subscribes, and again whenever that has ended.
+func (d *Directory) listen(ctx context.Context, heard Heard) {
+	for ctx.Err() == nil {
+		subscribe := d.Client.Subscribe
+		if d.sharded {
+			subscribe = d.Client.SSubscribe
+		}
+		sub := subscribe(ctx, relayChannel(d.self))
+		d.hear(ctx, sub, heard)
+		sub.Close()
+		// By the machine's clock, as all waiting for a network.
+		pause := time.NewTimer(restFor / 4)
 		select {
-		case m, ok := <-messages:
-			if !ok {
-				return
-			}
-			if len(m.Payload) == len(Account{}) {
-				ring(Account([]byte(m.Payload)))
-			}
+		case <-pause.C:
 		case <-ctx.Done():
-			return
+		}
+		pause.Stop()
+	}
+}
+
+// hear acts on messages until the subscription fails, or is found to be lost:
+// a cluster may move a channel without a word.
+func (d *Directory) hear(ctx context.Context, sub *redis.PubSub, heard Heard) {
+	over, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-d.deaf:
+		case <-ctx.Done():
+		case <-over:
+		}
+		sub.Close() // only that ends Receive
+	}()
+	for {
+		raw, err := sub.Receive(ctx)
+		if err != nil {
+			break
+		}
+		if m, ok := raw.(*redis.Message); ok {
+			d.act(m.Payload, heard)
 		}
 	}
+	close(over)
+	<-stopped
 }
 
-// repeat makes everything due again, so that a flushed Redis knows it within
-// 30 s.
-func (d *Directory) repeat() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	maps.Copy(d.dirty, d.present)
-	for n := range d.nodes {
-		d.untold[n] = struct{}{}
+func (d *Directory) act(payload string, heard Heard) {
+	if payload == "" {
+		return // this relay's own beat
+	}
+	m, err := parseMessage(payload)
+	switch {
+	case err != nil:
+		d.Count("notice_malformed")
+	case m.epoch != 0:
+		heard.Replace(m.account, m.device, m.epoch)
+	default:
+		d.Count("notice_heard")
+		heard.Ring(m.account)
 	}
 }
 
-// due is a part of what Redis is to be told, bounded by batch.
-type due struct {
-	present, absent, rings []Account
-	nodes                  map[frame.NodeID]string
+// repeat makes everything due again.
+func (d *Directory) repeat() {
+	d.update(func() {
+		for p := range d.present {
+			d.dirty[p] = 0
+		}
+		for n := range d.nodes {
+			d.untold[n] = struct{}{}
+		}
+	})
 }
 
-func (u due) empty() bool { return len(u.present)+len(u.absent)+len(u.rings)+len(u.nodes) == 0 }
-
-func (d *Directory) take() due {
+// take returns a part of what Redis is to be told, bounded by batch.
+func (d *Directory) take() *telling {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	u := due{nodes: map[frame.NodeID]string{}}
+	t := &telling{d: d, beat: d.beats, rings: map[Account]ring{}}
+	if d.beats {
+		d.beats = false
+		for n := range d.nodes {
+			d.untold[n] = struct{}{}
+		}
+	}
 	for n := range d.untold {
-		u.nodes[n] = d.nodes[n]
+		t.nodes = append(t.nodes, nodeAt{n, d.nodes[n]})
 		delete(d.untold, n)
 	}
-	for a := range d.dirty {
-		if len(u.present)+len(u.absent) == batch {
+	for p, epoch := range d.dirty {
+		if len(t.places) == batch {
 			break
 		}
-		if _, here := d.present[a]; here {
-			u.present = append(u.present, a)
-		} else {
-			u.absent = append(u.absent, a)
+		here, present := d.present[p]
+		if present {
+			epoch = here
 		}
-		delete(d.dirty, a)
+		t.places = append(t.places, told{place: p, epoch: epoch, present: present})
+		delete(d.dirty, p)
 	}
-	for a := range d.rings {
-		if len(u.rings) == batch {
+	for a, r := range d.rings {
+		if len(t.rings) == batch {
 			break
 		}
-		u.rings = append(u.rings, a)
+		t.rings[a] = r
 		delete(d.rings, a)
 	}
-	return u
+	return t
 }
 
-// tell takes what is due and tells it, pipeline by pipeline. What fails is not
-// kept: presence and nodes are told again within 30 s, and a late doorbell is
-// worth nothing.
-func (d *Directory) tell(ctx context.Context) {
-	for u := d.take(); !u.empty(); u = d.take() {
-		if !d.resting() {
-			d.note(d.tellPart(ctx, u))
+// tell takes what is due and tells it, pipeline by pipeline. It returns false
+// when Redis does not answer: then presence waits, and notices, which are worth
+// nothing later, are given up.
+func (d *Directory) tell(ctx context.Context, heard Heard) bool {
+	for {
+		if d.resting() {
+			d.giveUpRings()
+			return false
 		}
-	}
-}
-
-func (d *Directory) tellPart(ctx context.Context, u due) error {
-	ctx, cancel := context.WithTimeout(ctx, tellFor)
-	defer cancel()
-	now := d.clock.Now()
-	lapses := float64(now.Add(keep).UnixMilli())
-	pipe := d.client.Pipeline()
-	for n, addr := range u.nodes {
-		pipe.Set(ctx, nodeKey(n), addr, keep)
-	}
-	for _, a := range u.present {
-		pipe.ZAdd(ctx, presenceKey(a), redis.Z{Score: lapses, Member: d.self})
-		pipe.PExpire(ctx, presenceKey(a), keep)
-	}
-	for _, a := range u.absent {
-		pipe.ZRem(ctx, presenceKey(a), d.self)
-	}
-	where := make([]*redis.StringSliceCmd, len(u.rings))
-	for i, a := range u.rings {
-		where[i] = pipe.ZRangeByScore(ctx, presenceKey(a), &redis.ZRangeBy{
-			Min: strconv.FormatInt(now.UnixMilli(), 10), Max: "+inf",
-		})
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return err
-	}
-	return d.publish(ctx, u.rings, where)
-}
-
-func (d *Directory) publish(ctx context.Context, rings []Account, where []*redis.StringSliceCmd) error {
-	pipe := d.client.Pipeline()
-	for i, a := range rings {
-		for _, relay := range where[i].Val() {
-			if relay != d.self {
-				pipe.Publish(ctx, noticeChannel(relay), string(a[:]))
-			}
+		t := d.take()
+		if t.empty() {
+			return true
 		}
+		within, cancel := context.WithTimeout(ctx, tellFor)
+		err := t.exec(within, heard)
+		cancel()
+		d.note(err)
 	}
-	if pipe.Len() == 0 {
-		return nil
+}
+
+func (d *Directory) giveUpRings() {
+	d.mu.Lock()
+	rings := maps.Clone(d.rings)
+	clear(d.rings)
+	d.mu.Unlock()
+	for _, r := range rings {
+		d.undelivered(r.unheard)
 	}
-	_, err := pipe.Exec(ctx)
-	return err
 }
 
 // withdraw removes this relay's presence.
-func (d *Directory) withdraw() {
+func (d *Directory) withdraw(heard Heard) {
 	d.mu.Lock()
 	maps.Copy(d.dirty, d.present)
 	clear(d.present)
 	clear(d.untold)
+	clear(d.nodes)
+	d.beats = false
 	d.mu.Unlock()
-	d.tell(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	d.tell(ctx, heard)
+	if !d.resting() {
+		within, cancel := context.WithTimeout(ctx, tellFor)
+		defer cancel()
+		d.Client.Del(within, relayKey(d.self))
+	}
 }

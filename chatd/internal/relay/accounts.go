@@ -1,0 +1,108 @@
+package relay
+
+import (
+	"chatvault/chatd/internal/route"
+	"chatvault/protocol/frame"
+)
+
+// seat is a connection's place among those of its account.
+type seat struct {
+	device route.Device
+	epoch  route.Epoch
+}
+
+// enter adds an authenticated connection to its account and queues READY, both
+// at once: a doorbell that rings after READY reaches it, and none before. It
+// takes the place of an older one of the same device. It reports false when the
+// queue is full.
+func (r *Relay) enter(c *conn, id *identity, claim *route.Claim, ready frame.Ready) bool {
+	a, device := id.account, id.device()
+	var older []*conn
+	r.mu.Lock()
+	if r.accounts[a] == nil {
+		r.accounts[a] = map[*conn]seat{}
+	}
+	for other, s := range r.accounts[a] {
+		if s.device == device {
+			older = append(older, other)
+		}
+	}
+	// Under the lock, so that presence and absence are told in order.
+	r.accounts[a][c] = seat{device, claim.Keep()}
+	queued := c.out.sendFrame(ready)
+	r.mu.Unlock()
+	for _, other := range older {
+		other.end(replaced)
+	}
+	return queued
+}
+
+// leave forgets a connection; id is nil for a stranger's.
+func (r *Relay) leave(c *conn, id *identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+	if id != nil {
+		all := r.accounts[id.account]
+		if s, entered := all[c]; entered {
+			r.Directory.Left(id.account, s.device, s.epoch)
+		}
+		if delete(all, c); len(all) == 0 {
+			delete(r.accounts, id.account)
+		}
+	}
+	if r.empty != nil && len(r.conns) == 0 {
+		close(r.empty)
+		r.empty = nil
+	}
+}
+
+// Replace ends the connection of a device because a newer one, of this epoch,
+// has come to another relay.
+func (r *Relay) Replace(a route.Account, device route.Device, epoch route.Epoch) {
+	var older []*conn
+	r.mu.Lock()
+	for c, s := range r.accounts[a] {
+		if s.device == device && s.epoch < epoch {
+			older = append(older, c)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range older {
+		c.end(replaced)
+	}
+}
+
+// Ring rings every connection of the account that this relay has.
+func (r *Relay) Ring(a route.Account) { r.ring(a, nil, route.Device{}) }
+
+// ring rings every connection of the account but one, and says whether another
+// device than from was among them.
+func (r *Relay) ring(a route.Account, but *conn, from route.Device) (heard bool) {
+	r.mu.Lock()
+	var bells []*conn
+	for c, s := range r.accounts[a] {
+		if c != but {
+			bells = append(bells, c)
+			heard = heard || s.device != from
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range bells {
+		c.sendFrame(frame.Notice{})
+	}
+	return heard
+}
+
+// ringEverywhere rings the account's other connections, here and on every
+// other relay. When no other device heard it, the app is told, so that it can
+// wake one: the connection of a thief must not keep the owner from hearing
+// (A19).
+func (r *Relay) ringEverywhere(id *identity, but *conn) {
+	r.Counts.Add("notices")
+	var unheard func()
+	if heard := r.ring(id.account, but, id.device()); !heard && id.name != nil {
+		unheard = func() { r.Unheard(*id.name) }
+	}
+	r.Directory.Notify(id.account, id.device(), unheard)
+}

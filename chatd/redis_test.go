@@ -1,0 +1,221 @@
+package main
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"chatvault/chatd/internal/chatdtest"
+	"chatvault/docker/redistest"
+	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
+)
+
+func (s *site) loginAs(p *program, sub string, device ticket.DeviceKey) *chatdtest.Client {
+	s.t.Helper()
+	c := chatdtest.Dial(s.t, nil, "ws://"+p.addr)
+	c.Send(c.Auth(device, s.issuer.Ticket(time.Now(), sub, device)))
+	chatdtest.Expect[frame.Ready](c)
+	return c
+}
+
+// knows waits until Redis has so many keys that fit.
+func knows(t *testing.T, c redis.UniversalClient, pattern string, n int) {
+	t.Helper()
+	chatdtest.Await(t, pattern, func() bool { return len(chatdtest.Keys(t, c, pattern)) == n })
+}
+
+// Two relays on each kind of Redis, while the part of it that matters most is
+// killed: what is connected stays so, phones come in, and when Redis has found
+// another place for everything the relays hear each other again.
+func TestTwoRelaysAndAFailover(t *testing.T) {
+	for name, start := range map[string]func(testing.TB) chatdtest.RedisSite{
+		"sentinel": chatdtest.StartSentinels, "cluster": chatdtest.StartCluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := start(t)
+			s := newSite(t)
+			s.settings["redis"], s.settings["drain"] = server.URL(), "0s"
+			one, two := s.serve(), s.serve()
+			client := server.Client(t)
+			knows(t, client, "cv:relay:*", 2)
+			phone := chatdtest.NewDevice(t)
+			older, tablet := s.loginAs(one, "alice", phone), s.login(one, "alice")
+			session := older.Open(1, "x")
+			newer := s.loginAs(two, "alice", phone)
+			if _, code := older.Closed(); code != frame.Replaced.CloseCode() {
+				t.Errorf("the older connection was closed with %d", code)
+			}
+			newer.Send(frame.Attach{Tag: 1, Session: session})
+			chatdtest.Expect[frame.Attach](newer)
+			server.InStep(t)
+			server.Stop(t)
+
+			sequence := uint32(0)
+			echo := func(payload string) {
+				sequence++
+				newer.Echo(session, sequence, payload)
+			}
+			echo("goes on")
+			bob := s.login(one, "bob")
+			bob.Echo(bob.Open(1, "x"), 1, "comes in")
+			// A doorbell is lost or arrives; in the end each arrives.
+			heard := make(chan struct{}, 100)
+			go func() {
+				for {
+					if _, _, err := tablet.WS.ReadMessage(); err != nil {
+						return
+					}
+					heard <- struct{}{}
+				}
+			}()
+			chatdtest.Await(t, "the relays hear each other", func() bool {
+				echo("ring")
+				select {
+				case <-heard:
+					return true
+				case <-time.After(200 * time.Millisecond):
+					return false
+				}
+			})
+			for _, p := range []*program{one, two} {
+				p.stop()
+			}
+			for _, p := range []*program{one, two} {
+				if code := p.exited(); code != 0 {
+					t.Errorf("exit code %d:\n%s", code, p.text())
+				}
+			}
+		})
+	}
+}
+
+// The rights that docker/docs/operate.md names are enough.
+const rights = "~cv:* &cv:* +@read +@write +@scripting +@pubsub +@connection +time +cluster"
+
+func TestRedisOverTLSAsAUserOfFewRights(t *testing.T) {
+	s := newSite(t)
+	serverCert, serverKey := s.pki.Issue("localhost", "127.0.0.1")
+	port := redistest.FreePort(t)
+	server := redistest.Start(t, "--port", "0", "--tls-port", port, "--bind", "127.0.0.1",
+		"--tls-cert-file", serverCert, "--tls-key-file", serverKey, "--tls-ca-cert-file", s.pki.CAFile)
+	user := []any{"ACL", "SETUSER", "chatd", "on", ">hunter2"}
+	for right := range strings.FieldsSeq(rights) {
+		user = append(user, right)
+	}
+	server.Do(t, user...)
+	server.Do(t, "ACL", "SETUSER", "default", "off")
+	s.settings["redis"] = "rediss://chatd@127.0.0.1:" + port
+	s.settings["redis-password-file"] = s.file("password", []byte("hunter2\n"), 0o600)
+	s.settings["redis-ca"] = s.pki.CAFile
+	s.settings["redis-cert"], s.settings["redis-key"] = s.pki.Issue("chatd")
+	s.settings["admin"] = "127.0.0.1:0"
+	one, two := s.serve(), s.serve()
+	there := s.login(two, "alice")
+	chatdtest.Await(t, "a doorbell through Redis", func() bool {
+		here := s.login(one, "alice")
+		defer here.WS.Close()
+		here.Echo(here.Open(1, "x"), 1, "ring")
+		_, ok := there.Next().(frame.Notice)
+		return ok
+	})
+	for _, p := range []*program{one, two} {
+		if log := p.text(); strings.Contains(log, "redis does not answer") || strings.Contains(log, "hunter2") {
+			t.Errorf("chatd says:\n%s", log)
+		}
+	}
+	docs, err := os.ReadFile("../docker/docs/operate.md")
+	if err != nil || !strings.Contains(string(docs), "`"+rights+"`") {
+		t.Errorf("operate.md names other rights: %v", err)
+	}
+}
+
+func TestTheAppIsToldOfADoorbellThatNobodyHeard(t *testing.T) {
+	onEachRedis(t, func(t *testing.T, s *site) {
+		got := make(chan *http.Request, 4)
+		bodies := make(chan string, 4)
+		app := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- r
+			bodies <- string(b)
+		}))
+		app.TLS = &tls.Config{Certificates: []tls.Certificate{s.pki.Certificate("127.0.0.1")}}
+		app.StartTLS()
+		defer app.Close()
+		key := []byte("0123456789abcdef0123456789abcdef")
+		s.settings["notice-webhook"] = app.URL + "/doorbell"
+		s.settings["notice-webhook-key-file"] = s.file("key", []byte("whsec_"+base64.StdEncoding.EncodeToString(key)+"\n"), 0o600)
+		s.settings["notice-webhook-ca"] = s.pki.CAFile
+		s.settings["drain"] = "0s"
+		p := s.serve()
+		phone := s.login(p, "canary-sub-7f3a")
+		phone.Echo(phone.Open(1, "x"), 1, "ring")
+
+		r, body := <-got, <-bodies
+		mac := hmac.New(sha256.New, key)
+		io.WriteString(mac, r.Header.Get("webhook-id")+"."+r.Header.Get("webhook-timestamp")+"."+body)
+		if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); r.Header.Get("webhook-signature") != want {
+			t.Errorf("signed %q, want %q", r.Header.Get("webhook-signature"), want)
+		}
+		if !strings.HasSuffix(body, `"data":{"sub":"canary-sub-7f3a"}}`) || r.URL.Path != "/doorbell" {
+			t.Errorf("POST %s: %s", r.URL, body)
+		}
+		p.stop()
+		if code := p.exited(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		if log := p.text(); strings.Contains(log, "canary") || !strings.Contains(log, `"webhook_delivered":1`) {
+			t.Errorf("chatd says:\n%s", log)
+		}
+	})
+}
+
+// By Redis' own count: what a connect costs, and that frames cost nothing.
+func TestWhatTheRealRedisIsAsked(t *testing.T) {
+	server := chatdtest.StartRedis(t, "")
+	s := newSite(t)
+	s.settings["redis"] = server.URL()
+	s.settings["limit"] = map[string]string{"ConnectionsPerIP": "off", "FramesPerConnection": "off"}
+	p := s.serve()
+	client := server.Client(t)
+	s.login(p, "warm").Open(1, "x")
+	knows(t, client, "cv:presence:*", 1)
+	knows(t, client, "cv:node:*", 1)
+	const n = 25
+	before := chatdtest.Commands(t, client)
+	var last *chatdtest.Client
+	for range n {
+		last = s.login(p, "alice")
+	}
+	session := last.Open(1, "x")
+	for i := range uint32(500) {
+		last.Echo(session, i+1, "x")
+	}
+	more := chatdtest.More(before, chatdtest.Commands(t, client))
+	// For each connect, each limit and the presence; for the OPEN, its limits.
+	// What a script calls is counted too, and so is the beat of each 5 s.
+	if calls := more["evalsha"]; calls < 2*n+1 || calls > 3*n+3 {
+		t.Errorf("%d scripts for %d connects, one OPEN and 500 frames", calls, n)
+	}
+	if calls := more["eval"]; calls > 2 {
+		t.Errorf("%d scripts were sent whole", calls)
+	}
+	for _, name := range []string{"get", "set", "hgetall", "hset", "pexpire", "time"} {
+		if more[name] > 4*n {
+			t.Errorf("%d × %s", more[name], name)
+		}
+	}
+}
