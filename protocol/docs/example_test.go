@@ -7,13 +7,21 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +44,36 @@ func mintTicket(key crypto.Signer, account string, device ticket.Thumbprint) (st
 		Expires:  now.Add(10 * time.Minute),
 		Device:   device,
 	})
+}
+
+// errNotice: a POST that is not from chatd, or too old.
+var errNotice = errors.New("not a notice of ours")
+
+// verifyNotice is the app's backend, when chatd says that a doorbell rang which no
+// device of the account heard: it returns the account. seen says whether an id
+// was there before.
+func verifyNotice(key []byte, now time.Time, header http.Header, body []byte, seen func(id string) bool) (account string, err error) {
+	id, timestamp := header.Get("webhook-id"), header.Get("webhook-timestamp")
+	sent, err := strconv.ParseInt(timestamp, 10, 64)
+	if err != nil || now.Sub(time.Unix(sent, 0)).Abs() > 5*time.Minute {
+		return "", errNotice
+	}
+	mac := hmac.New(sha256.New, key)
+	io.WriteString(mac, id+"."+timestamp+".")
+	mac.Write(body)
+	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	signed := false
+	for got := range strings.FieldsSeq(header.Get("webhook-signature")) {
+		signed = signed || hmac.Equal([]byte(got), []byte(want))
+	}
+	var notice struct {
+		Type string
+		Data struct{ Sub string }
+	}
+	if !signed || json.Unmarshal(body, &notice) != nil || notice.Type != "chatvault.notice" || seen(id) {
+		return "", errNotice
+	}
+	return notice.Data.Sub, nil
 }
 
 // connect is the phone. askBackend calls the app's own ticket endpoint.
@@ -159,5 +197,59 @@ func TestConnectNeedsNoNetwork(t *testing.T) {
 	}
 	if err := c.Close(); err != nil || asked != 0 {
 		t.Errorf("asked for %d tickets, %v", asked, err)
+	}
+}
+
+// TestVerifyNotice verifies the example of integrate.md, and nothing that differs
+// from it.
+func TestVerifyNotice(t *testing.T) {
+	page := read(t, "protocol/docs/integrate.md")
+	line := func(name string) string {
+		m := regexp.MustCompile(`(?m)^    ` + name + `: (.*)$`).FindStringSubmatch(page)
+		if m == nil {
+			t.Fatalf("integrate.md shows no %s", name)
+		}
+		return m[1]
+	}
+	header := http.Header{}
+	for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature"} {
+		header.Set(name, line(name))
+	}
+	body := regexp.MustCompile(`(?m)^    (\{"type":"chatvault.notice".*)$`).FindStringSubmatch(page)
+	secret := regexp.MustCompile("`whsec_([^`]*)`").FindAllStringSubmatch(page, -1)
+	if body == nil || len(secret) == 0 {
+		t.Fatal("integrate.md shows no body, or no key")
+	}
+	key, err := base64.StdEncoding.DecodeString(secret[len(secret)-1][1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1795305600, 0)
+	seen := map[string]bool{}
+	check := func(now time.Time, header http.Header, body string) (string, error) {
+		return verifyNotice(key, now, header, []byte(body), func(id string) bool {
+			before := seen[id]
+			seen[id] = true
+			return before
+		})
+	}
+	forged := header.Clone()
+	forged.Set("webhook-id", "msg_other")
+	if _, err := check(now, forged, body[1]); err == nil {
+		t.Error("another id under the same signature")
+	}
+	if _, err := check(now, header, body[1]+" "); err == nil {
+		t.Error("another body under the same signature")
+	}
+	if _, err := check(now.Add(time.Hour), header, body[1]); err == nil {
+		t.Error("an old one")
+	}
+	two := header.Clone()
+	two.Set("webhook-signature", "v1,AAAA "+header.Get("webhook-signature"))
+	if account, err := check(now, two, body[1]); err != nil || account != "user-3f9a" {
+		t.Errorf("%q, %v", account, err)
+	}
+	if _, err := check(now, header, body[1]); err == nil {
+		t.Error("a repeat")
 	}
 }

@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chatvault/docker/redistest"
+	"chatvault/docker/stack"
+)
+
+// crowd are people who recover over and over through two relays.
+type crowd struct {
+	t      *testing.T
+	people []*person
+	stop   func() // and waits
+}
+
+func (h *house) crowd(n int) *crowd {
+	h.t.Helper()
+	lb := newBalancer(h.t)
+	lb.addrs = []string{h.ChatdAddr(), h.SecondChatdAddr()}
+	h.relay.target.Store(ptr(lb.ln.Addr().String()))
+	c := &crowd{t: h.t}
+	for i := range n {
+		name := fmt.Sprintf("person-%d", i)
+		c.people = append(c.people, &person{h: h, name: name, key: h.registered(name, "1234")})
+	}
+	over := make(chan struct{})
+	var running sync.WaitGroup
+	for i, p := range c.people {
+		running.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(i), 11))
+			for {
+				if err := p.recovers(rnd); err != nil {
+					h.t.Errorf("%s: %v", p.name, err)
+					return
+				}
+				select {
+				case <-over:
+					return
+				default:
+				}
+			}
+		})
+	}
+	c.stop = sync.OnceFunc(func() { close(over); running.Wait() })
+	h.t.Cleanup(c.stop)
+	return c
+}
+
+// goesOn waits until everybody, on average, has recovered twice more.
+func (c *crowd) goesOn(while string) {
+	c.t.Helper()
+	began, before := time.Now(), total(c.people)
+	redistest.Await(c.t, "recoveries while "+while, func() bool {
+		return c.t.Failed() || total(c.people) >= before+2*int64(len(c.people))
+	})
+	c.t.Logf("%s: %d recoveries in %v", while, total(c.people)-before, time.Since(began).Round(time.Millisecond))
+}
+
+// uncharged wants that nobody was charged what was not typed.
+func (c *crowd) uncharged(h *house) {
+	c.t.Helper()
+	c.stop()
+	for _, p := range c.people {
+		s, err := h.phone(p.name).Status(c.t.Context())
+		if err != nil || s.AttemptsLeft != 10 {
+			c.t.Errorf("%s: %+v, %v", p.name, s, err)
+		}
+	}
+}
+
+// twoRelays is a house with two relays on a Redis of its own.
+func twoRelays(t *testing.T, url string) *house {
+	return start(t, func(o *stack.Options) {
+		o.TwoRelays = true
+		o.ChatdArgs = append(o.ChatdArgs, "--redis", url, "--admin", "127.0.0.1:0")
+	})
+}
+
+// relaysAgree waits until both relays say of Redis what is wanted.
+func (h *house) relaysAgree(up string) {
+	h.t.Helper()
+	redistest.Await(h.t, "both relays say up="+up, func() bool {
+		for _, d := range []*stack.Daemon{h.Chatd, h.SecondChatd} {
+			if _, body := h.admin(d, "/metrics"); !strings.Contains(body, "\nchatd_redis_up{use=\"routes\"} "+up+"\n") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Redis is paused, emptied, killed and started again while people recover through
+// two relays. Nobody's recovery fails, and nobody is charged what was not typed.
+func TestRedisFailsInMidLoad(t *testing.T) {
+	server := redistest.Single(t, "")
+	t.Cleanup(server.Close)
+	h := twoRelays(t, server.URL())
+	c := h.crowd(4)
+	c.goesOn("Redis is well")
+	h.relaysAgree("1")
+
+	redis := server.Servers[0]
+	redis.Pause(t)
+	h.relaysAgree("0")
+	c.goesOn("Redis is paused")
+	redis.Resume(t)
+	h.relaysAgree("1")
+
+	redis.Do(t, "FLUSHALL")
+	c.goesOn("Redis was emptied")
+
+	redis.Kill(t)
+	h.relaysAgree("0")
+	c.goesOn("Redis is gone")
+	redis.Start(t)
+	h.relaysAgree("1")
+	c.goesOn("Redis is back")
+	c.uncharged(h)
+}
+
+// The part of Redis that matters most dies for good, while people recover.
+func TestRedisFailsOverInMidLoad(t *testing.T) {
+	for name, begin := range map[string]func(testing.TB) *redistest.Site{
+		"sentinel": redistest.Sentinels, "cluster": redistest.Cluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := begin(t)
+			t.Cleanup(site.Close)
+			h := twoRelays(t, site.URL())
+			c := h.crowd(4)
+			c.goesOn("Redis is well")
+			site.Stop(t)
+			c.goesOn("Redis fails over")
+			redistest.Await(t, "another master", func() bool {
+				for _, p := range site.Servers[1:] {
+					if p.IsMaster(t) && (name == "sentinel" || p == site.Servers[3]) {
+						return true
+					}
+				}
+				return false
+			})
+			h.relaysAgree("1")
+			c.goesOn("Redis has failed over")
+			if name == "cluster" {
+				// A second master dies, and nothing takes its place.
+				site.Servers[1].Kill(t)
+				c.goesOn("a third of the keys is gone")
+			}
+			c.uncharged(h)
+		})
+	}
+}
