@@ -50,8 +50,8 @@ func parseRSS(rollup string) (int64, error) {
 }
 
 // collect makes a server collect its garbage, with the same request to all: the
-// heap profile begins with it. Twice, because a sync.Pool gives up what it holds
-// at the second.
+// heap profile begins with it. Three times, because a sync.Pool gives up what it
+// holds at the second.
 func (s *server) collect(ctx context.Context) error {
 	for range 3 {
 		if _, err := get(ctx, "http://"+s.admin+"/debug/pprof/heap?gc=1"); err != nil {
