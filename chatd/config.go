@@ -95,6 +95,9 @@ type Config struct {
 	MaxConnections int `default:"0" help:"Clients at a time; 0: what the limit of open files allows."`
 	// MaxSessionsPerConnection beyond it OPEN and ATTACH are refused.
 	MaxSessionsPerConnection int `default:"4" help:"Vault sessions at a time on one connection (${default})."`
+	// MaxQueuedMB bounds what waits to be written to all clients together. Beyond
+	// it, a client for which something waits already is cut as a slow one.
+	MaxQueuedMB int `name:"max-queued-mb" default:"64" help:"Frames that wait for slow clients, all together, in MiB (${default})."`
 	// AuthTimeout is how long a client may take for its first AUTH.
 	AuthTimeout time.Duration `default:"10s" help:"Time for a client's AUTH (${default})."`
 	// Ping is how often a silent client should ping. One that was not heard

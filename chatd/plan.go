@@ -68,6 +68,9 @@ func (p *plan) checkNumbers() (err error) {
 	if n := cfg.MaxSessionsPerConnection; n < 1 || n > 1000 {
 		return fmt.Errorf("max-sessions-per-connection: %d is not between 1 and 1000", n)
 	}
+	if n := cfg.MaxQueuedMB; n < 1 || n > 1<<20 {
+		return fmt.Errorf("max-queued-mb: %d is not between 1 and %d", n, 1<<20)
+	}
 	if cfg.MaxConnections < 0 {
 		return fmt.Errorf("max-connections: %d is negative", cfg.MaxConnections)
 	}
@@ -78,6 +81,7 @@ func (p *plan) checkNumbers() (err error) {
 		return err
 	}
 	r.MaxSessionsPerConnection = cfg.MaxSessionsPerConnection
+	r.MaxQueuedBytes = int64(cfg.MaxQueuedMB) << 20
 	r.AuthTimeout, r.Ping, r.Drain = cfg.AuthTimeout, cfg.Ping, cfg.Drain
 	return nil
 }

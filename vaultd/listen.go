@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 
 	"chatvault/protocol/cmdline"
 	"chatvault/protocol/cmdline/admin"
@@ -53,6 +55,7 @@ func (n *node) serve(ctx context.Context) error {
 	defer stop()
 	go sessions.Run(running)
 	server := uplink.New(uplink.Config{TLS: tls, Node: id, Fleet: c.Fleet, Sessions: sessions, Log: log})
+	go n.reloadTLS(running, server)
 	stopAdmin, err := n.admin(running, sessions, server)
 	if err != nil {
 		return err
@@ -128,4 +131,26 @@ func (n *node) admin(ctx context.Context, sessions *session.Table, server *uplin
 		Ready:   func() bool { return !n.draining.Load() && module.Good() && store.Good() },
 		Metrics: n.metrics.Registry,
 	})
+}
+
+// reloadTLS reads this node's certificate and the private CA again at SIGHUP: for
+// the uplinks that begin from then on.
+func (n *node) reloadTLS(ctx context.Context, server *uplink.Server) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			config, err := pki.ServerTLS(n.cfg.TLSCert, n.cfg.TLSKey, n.cfg.TLSCA)
+			if err != nil {
+				n.log.Error("reload failed, the old certificates stay", "err", err)
+				continue
+			}
+			server.SetTLS(config)
+			n.log.Info("reloaded the uplink's certificates")
+		}
+	}
 }

@@ -63,7 +63,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	s := setup{
 		cfg: Config{
 			Hosts: admission.Names{}, Limits: &ratelimit.Rules{Set: ratelimit.Defaults()}, BundleEpoch: 7, Bundle: bundle,
-			MaxConnections: 1000, MaxSessionsPerConnection: 4,
+			MaxConnections: 1000, MaxQueuedBytes: 64 << 20, MaxSessionsPerConnection: 4,
 			AuthTimeout: 10 * time.Second, Ping: 30 * time.Second, Drain: 20 * time.Second,
 		},
 		clock: clock.NewFake(time.Now().Truncate(time.Second)),

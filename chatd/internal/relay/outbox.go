@@ -15,9 +15,6 @@ const (
 	// Request and reply alternate in a vault session: an honest client has a
 	// few waiting.
 	maxQueued = 64
-	// maxQueuedBytes bounds what waits for all clients together. Beyond it, who
-	// has something waiting already is a slow consumer.
-	maxQueuedBytes = 64 << 20
 	// keptBuffer is the size up to which a write buffer is used again, in bytes.
 	keptBuffer = 16 << 10
 	// writeTimeout is how long a client may take to accept what was written.
@@ -84,8 +81,14 @@ func (o *outbox) send(kind int, body []byte) bool {
 	if o.broken || o.closing {
 		return true
 	}
-	if o.w != nil && o.w.messages > 0 && (o.w.messages >= maxQueued || r.queued.Load() > r.maxQueuedBytes) {
-		return false
+	if o.w != nil && o.w.messages > 0 {
+		full := r.queued.Load() > r.cfg.MaxQueuedBytes
+		if full {
+			r.Counts.Add("queues_full")
+		}
+		if full || o.w.messages >= maxQueued {
+			return false
+		}
 	}
 	o.startLocked()
 	before := len(o.w.pending)

@@ -133,8 +133,7 @@ func TestHalfAMessage(t *testing.T) {
 
 // All clients together cannot make the relay queue without end.
 func TestTheQueuesOfAllAreBounded(t *testing.T) {
-	h, vault := simple(t, nil)
-	h.relay.maxQueuedBytes = frame.MaxPayload
+	h, vault := simple(t, func(s *setup) { s.cfg.MaxQueuedBytes = frame.MaxPayload })
 	c := h.phone("alice")
 	s := c.Open(1, "x")
 	c.Echo(s, 1, "one at a time is always allowed")
@@ -148,7 +147,7 @@ func TestTheQueuesOfAllAreBounded(t *testing.T) {
 		select {
 		case <-gone:
 			poll(t, "nothing is queued", func() bool { return h.relay.Load().QueuedBytes == 0 })
-			if h.relay.Counts.Get("closed_slow_consumer") != 1 {
+			if h.relay.Counts.Get("closed_slow_consumer") != 1 || h.relay.Counts.Get("queues_full") == 0 {
 				t.Error("it was not closed as a slow consumer")
 			}
 			return

@@ -46,9 +46,12 @@ type Config struct {
 
 	MaxConnections           int
 	MaxSessionsPerConnection int
-	AuthTimeout              time.Duration
-	Ping                     time.Duration
-	Drain                    time.Duration
+	// MaxQueuedBytes bounds what waits for all clients together. Beyond it, who
+	// has something waiting already is a slow consumer.
+	MaxQueuedBytes int64
+	AuthTimeout    time.Duration
+	Ping           time.Duration
+	Drain          time.Duration
 }
 
 // Parts are what a Relay works with.
@@ -83,11 +86,10 @@ type Relay struct {
 	authGate gate
 	poller   *poller // nil: connections stay active
 	// What tests make smaller.
-	parkAfter      time.Duration
-	frameTimeout   time.Duration
-	closeGrace     time.Duration
-	headTimeout    time.Duration
-	maxQueuedBytes int64
+	parkAfter    time.Duration
+	frameTimeout time.Duration
+	closeGrace   time.Duration
+	headTimeout  time.Duration
 
 	settings atomic.Pointer[settings]
 	traffic  traffic
@@ -108,7 +110,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, maxQueuedBytes: maxQueuedBytes,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout,
 		conns:    map[*conn]struct{}{},
 		accounts: map[route.Account]map[*conn]seat{},
 		sessions: map[frame.SessionID]*conn{},

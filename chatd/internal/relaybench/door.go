@@ -132,7 +132,7 @@ func newDoor(v *ticket.Verifier, hosts admission.Names) *relay.Relay {
 	quiet := slog.New(slog.DiscardHandler)
 	return relay.New(relay.Config{
 		Hosts: hosts, Limits: &ratelimit.Rules{Set: limits}, BundleEpoch: 1,
-		MaxConnections: 1 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
+		MaxConnections: 1 << 20, MaxQueuedBytes: 64 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
 	}, relay.Parts{
 		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Log: quiet}),
 		Directory: route.New(route.Options{Clock: clock.System{}, Change: func(error) {}, Count: func(string) {}}),

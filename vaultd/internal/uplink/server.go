@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chatvault/protocol/frame"
@@ -23,7 +24,7 @@ import (
 
 // Config of a Server. Whatever has no default must be set.
 type Config struct {
-	// TLS is vaultd's side, from pki.ServerTLS.
+	// TLS is vaultd's side, from pki.ServerTLS; SetTLS changes it.
 	TLS *tls.Config
 	// Node and Fleet are what UplinkHello says.
 	Node  frame.NodeID
@@ -79,7 +80,9 @@ func setDefault[T int | time.Duration](v *T, d T) {
 type Server struct {
 	cfg        Config        // static after construction
 	handshakes chan struct{} // one token per TLS handshake under way
+	tls        atomic.Pointer[tls.Config]
 	counts     counters
+	refusals   seldom         // lines about those who were not let in
 	running    sync.WaitGroup // one per accepted connection
 
 	mu        sync.Mutex // guards all below
@@ -92,13 +95,19 @@ type Server struct {
 // New returns a server; Serve makes it work.
 func New(cfg Config) *Server {
 	cfg = cfg.withDefaults()
-	return &Server{
+	s := &Server{
 		cfg:        cfg,
 		handshakes: make(chan struct{}, cfg.MaxUplinks),
 		uplinks:    make(map[*uplink]struct{}),
 		listeners:  make(map[net.Listener]struct{}),
 	}
+	s.tls.Store(cfg.TLS)
+	return s
 }
+
+// SetTLS makes the uplinks that begin from now on use c, from pki.ServerTLS. Those
+// there are go on.
+func (s *Server) SetTLS(c *tls.Config) { s.tls.Store(c) }
 
 // Serve accepts uplinks until Shutdown, then returns nil. It closes the listener.
 func (s *Server) Serve(ln net.Listener) error {
@@ -166,7 +175,9 @@ func (s *Server) serve(raw net.Conn) {
 			event = WrongRole
 		}
 		s.counts.add(event)
-		s.cfg.Log.Warn("uplink refused", "peer", raw.RemoteAddr().String(), "error", err)
+		if more, ok := s.refusals.say(time.Now()); ok {
+			s.cfg.Log.Warn("uplink refused", "peer", raw.RemoteAddr().String(), "error", err, "unsaid_before", more)
+		}
 		return
 	}
 	u := newUplink(s, conn)
@@ -188,7 +199,7 @@ func (s *Server) handshake(raw net.Conn) (*tls.Conn, error) {
 	if err := raw.SetDeadline(time.Now().Add(s.cfg.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	conn := tls.Server(raw, s.cfg.TLS)
+	conn := tls.Server(raw, s.tls.Load())
 	if err := conn.Handshake(); err != nil {
 		return nil, err
 	}
