@@ -95,17 +95,20 @@ func (c *conn) greet() {
 	c.ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
 	c.ws.SetCloseHandler(c.onClosed)
 	c.heard.Store(r.wheel.Now())
-	// Written here, before anybody else knows the connection: its socket has
-	// room for that much. If it has not, or the client has gone, reading fails.
 	hello := frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch}
+	// The wheel knows the connection before the client hears of it, and waits for
+	// mu before it writes anything. HELLO itself is written here: a new socket has
+	// room for that much. If it has not, or the client has gone, reading fails.
+	c.mu.Lock()
+	known := r.add(c)
+	r.wheel.Set(&c.wake, r.cfg.AuthTimeout)
 	size, err := c.wire.release(hello)
+	c.mu.Unlock()
 	if err != nil {
 		c.wire.Conn.Close()
 	}
 	r.traffic.framesOut.Add(1)
 	r.traffic.bytesOut.Add(int64(size))
-	known := r.add(c)
-	r.wheel.Set(&c.wake, r.cfg.AuthTimeout)
 	if !known {
 		c.end(draining)
 	}
