@@ -146,8 +146,8 @@ func (p *plan) serveHTTP(ctx context.Context, logger *slog.Logger, r *relay.Rela
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
+	r.Unready() // before anybody can read that it drains
 	logger.Info("draining", "cause", context.Cause(ctx), "delay", p.cfg.DrainDelay.String(), "at_most", p.cfg.Drain.String())
-	r.Unready()
 	select {
 	case <-time.After(p.cfg.DrainDelay):
 	case err := <-failed:
