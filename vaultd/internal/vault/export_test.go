@@ -100,3 +100,30 @@ func Populate(fleet string, store recordstore.Store, module hsm.Module) error {
 	}
 	return nil
 }
+
+// DamageSweeps puts garbage, or a record of another kind, where the records of all
+// sweeps are.
+func DamageSweeps(fleet string, store recordstore.Store, module hsm.Module) error {
+	ctx := context.Background()
+	s := &records{fleet: fleet, epoch: 1, store: store, hsm: module}
+	for shard := range sweepShards {
+		id, err := s.id(ctx, "chatvault/1 sweep", []byte{byte(shard)})
+		if err != nil {
+			return err
+		}
+		id[0] = byte(shard)
+		_, version, err := store.Load(ctx, id)
+		if err != nil {
+			return err
+		}
+		if shard%2 == 0 {
+			_, err = store.Swap(ctx, id, version, []byte("garbage"))
+		} else {
+			err = s.swap(ctx, id, version, &record.Record{State: record.Decoy})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -118,6 +118,13 @@ func (v *Vault) sweepIfDue(ctx context.Context, shard byte, period time.Duration
 	if err == nil && r != nil && r.State != record.Swept {
 		err = fmt.Errorf("%w: a record of state %d stands there", errCorrupt, r.State)
 	}
+	if errors.Is(err, errCorrupt) || errors.Is(err, record.ErrMalformed) {
+		// It must not keep the keys of its shard alive: each node sweeps for itself.
+		fail(err)
+		v.sweepShard(ctx, shard, t)
+		v.dueAt.set(shard, v.cfg.Now().Add(period/sweepDue))
+		return
+	}
 	if err != nil {
 		fail(err)
 		return

@@ -184,6 +184,32 @@ func TestAWrongClockStopsNoSweep(t *testing.T) {
 	}
 }
 
+// TestADamagedShardIsSwept: a record of a sweep that does not open, or is none, keeps
+// no key alive, and is complained of.
+func TestADamagedShardIsSwept(t *testing.T) {
+	w, nodes, s := sweepingFleet(t, 2)
+	want(t, "register", w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234"), frame.OK, 10)
+	for range 10 {
+		w.phone("anna").try("0000").ke1()
+	}
+	sweepDue(t, w)
+	if err := vault.DamageSweeps(fleet, s.Store, w.hsm.Module); err != nil {
+		t.Fatal(err)
+	}
+	passAll(nodes, 24*time.Hour)
+	s.count = 0
+	if n, err := w.vault.SweepDue(t.Context(), period); n != 1 || err == nil || s.count != 256 {
+		t.Errorf("%d destroyed in %d shards, %v; want 1 in 256, and an error", n, s.count, err)
+	}
+	if _, err := w.vault.SweepDue(t.Context(), period); err != nil || s.count != 256 {
+		t.Errorf("at once again: %d sweeps of shards in all, %v", s.count, err)
+	}
+	passAll(nodes, period/2)
+	if _, err := w.vault.SweepDue(t.Context(), period); err == nil || s.count != 2*256 {
+		t.Errorf("when they are due: %d sweeps of shards in all, want %d; %v", s.count, 2*256, err)
+	}
+}
+
 // TestASweepFindsAllRecords: whatever shard they are in, and however many pages a
 // shard has.
 func TestASweepFindsAllRecords(t *testing.T) {
