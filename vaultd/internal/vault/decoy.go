@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 
 	"chatvault/protocol/opaque"
@@ -44,8 +45,9 @@ func (v *Vault) pretend(ctx context.Context, a ticket.Account, ke1 opaque.KE1) {
 }
 
 // decoys are the records of nobody that are written where an answer writes
-// nothing: 256 of them, so that strangers cannot fill the store. Where each is and
-// its version are remembered, so that writing one costs no more than a charge.
+// nothing: a bounded number, so that strangers cannot fill the store. Where each is and
+// its version are remembered, so that writing one costs no more than a charge. That
+// takes decoys that no other node writes: whoever meets another looks for another.
 type decoys struct {
 	mu    sync.Mutex // guards known
 	known map[byte]place
@@ -56,10 +58,15 @@ type place struct {
 	version recordstore.Version
 }
 
-// decoyTries bounds how often a decoy is written against others who write it.
-const decoyTries = 4
+const (
+	// decoyLanes is how many decoys there are for each first byte of an account's
+	// hash: enough for the nodes of a fleet to keep out of each other's way.
+	decoyLanes = 16
+	// decoyTries bounds how often a decoy is written against others who write it.
+	decoyTries = 4
+)
 
-// write stores the account's decoy, durably; with a load before it, as a verdict
+// write stores a decoy for the account, durably; with a load before it, as a verdict
 // has.
 func (d *decoys) write(ctx context.Context, v *Vault, a ticket.Account, load bool) error {
 	shard := a.Hash()[0]
@@ -67,23 +74,23 @@ func (d *decoys) write(ctx context.Context, v *Vault, a ticket.Account, load boo
 	at, ok := d.known[shard]
 	d.mu.Unlock()
 	var err error
-	if !ok {
-		load = true
-		if at.id, err = v.records.id(ctx, "chatvault/1 decoy", []byte{shard}); err != nil {
-			return err
-		}
-	}
 	for range decoyTries {
+		if !ok {
+			load = true
+			if at.id, err = v.records.id(ctx, "chatvault/1 decoy", []byte{shard, byte(rand.IntN(decoyLanes))}); err != nil {
+				return err
+			}
+		}
 		if load {
 			if _, at.version, err = v.records.load(ctx, at.id); err != nil {
-				return err
+				break
 			}
 		}
 		r := record.Record{State: record.Decoy, RegisteredAt: uint64(v.cfg.Now().Unix())}
 		if err = v.records.swap(ctx, at.id, at.version, &r); !errors.Is(err, recordstore.ErrConflict) {
 			break
 		}
-		load = true
+		ok = false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

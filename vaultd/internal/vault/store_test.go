@@ -177,3 +177,23 @@ func TestEveryOutcomeWritesAndEvaluatesTheSame(t *testing.T) {
 	outcome("the touch that destroys", "anna", "1234", frame.Destroyed)
 	outcome("destroyed", "anna", "1234", frame.Destroyed)
 }
+
+// TestNodesDoNotCollideOnDecoys: a refusal costs one write also where other nodes
+// refuse the same account, and so have written its decoy since (A11).
+func TestNodesDoNotCollideOnDecoys(t *testing.T) {
+	counting := &swaps{}
+	w := newWorld(t, func(c *vault.Config) { counting.Store = c.Store; c.Store = counting })
+	nodes := []*world{w, w.beside(), w.beside()}
+	const warm, rounds = 40, 20
+	for round := range warm + rounds {
+		if round == warm {
+			counting.n.Store(0)
+		}
+		for _, node := range nodes {
+			want(t, "refused", node.phone("nobody").try("x").ke1(), frame.NotRegistered, 0)
+		}
+	}
+	if n := counting.n.Load(); n != rounds*int64(len(nodes)) {
+		t.Errorf("%d refusals made %d writes", rounds*len(nodes), n)
+	}
+}
