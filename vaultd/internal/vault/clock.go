@@ -51,6 +51,15 @@ func newClock(cfg *Config) *clock {
 // believed is the time without the doubt.
 func (c *clock) believed() time.Time { return c.now().Add(-c.doubt()) }
 
+// told is when the clock shows what will be believed to be a time to come, in Unix
+// seconds. If it has shown that already, then it has jumped.
+func (c *clock) told(believed uint64) uint64 {
+	if believed > uint64(c.now().Unix()) {
+		return believed
+	}
+	return believed + uint64((c.doubt()+time.Second-1)/time.Second)
+}
+
 func (c *clock) doubt() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,13 +10,13 @@ import (
 )
 
 // jumpingWorld has a clock that can be set, beside one that cannot.
-func jumpingWorld(t *testing.T) (w *world, jump func(time.Duration)) {
+func jumpingWorld(t *testing.T, change ...func(*vault.Config)) (w *world, jump func(time.Duration)) {
 	var set time.Duration
 	start := time.Unix(1_800_000_000, 0)
-	w = newWorld(t, func(c *vault.Config) {
+	w = newWorld(t, append(change, func(c *vault.Config) {
 		now := c.Now
 		c.Elapsed = func() time.Duration { return now().Sub(start) - set }
-	})
+	})...)
 	return w, func(d time.Duration) {
 		set += d
 		w.pass(d)
@@ -90,4 +90,21 @@ func TestAJumpOfTheClockRipensNoClaim(t *testing.T) {
 	w.pass(2 * time.Hour)
 	thief.session()
 	want(t, "when it has really passed", thief.register(vaultmsg.PurposeReplace, 1, "x"), frame.OK, 10)
+}
+
+// TestAfterAJumpPacedIsUntilATimeToCome: the caps go by the time that is believed,
+// the phones by the other.
+func TestAfterAJumpPacedIsUntilATimeToCome(t *testing.T) {
+	w, jump := jumpingWorld(t, func(c *vault.Config) { c.MaxCharges = 2 })
+	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+	want(t, "the first permit", w.phone("anna").recover("0000"), frame.WrongPassword, 9)
+	jump(10*time.Hour + 20*time.Minute)
+	want(t, "the second", w.phone("anna").recover("0000"), frame.WrongPassword, 8)
+	r := w.phone("anna").try("1234").ke1()
+	now := uint64(w.clock().Unix())
+	if r.Status != frame.Paced || r.Until <= now || r.Until > now+3600 {
+		t.Fatalf("%s until %d s from now", r.Status, int64(r.Until)-int64(now))
+	}
+	w.pass(time.Duration(r.Until-now) * time.Second)
+	want(t, "then", w.phone("anna").recover("1234"), frame.OK, 10)
 }

@@ -75,7 +75,7 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 			switch {
 			case errors.Is(err, errSpent):
 				// Not stored: uncharged.
-				verdict = rules.Verdict{Status: frame.Paced, Until: until}
+				verdict = rules.Verdict{Status: frame.Paced, Until: c.v.clock.told(until)}
 				r.Charges--
 			case err != nil:
 				return nil, false, err
