@@ -82,17 +82,21 @@ func (p *permits) roll() {
 // wants says whether a kind has to be leased. It is called with mu held.
 func (p *permits) wants(k permitKind) bool { return p.max[k] > 0 && p.left[k] == 0 && !p.spent[k] }
 
+// wanting says whether any kind has to be leased.
+func (p *permits) wanting() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.roll()
+	return p.wants(permitCharge) || p.wants(permitLast)
+}
+
 // ready leases a block if there is none left, before anybody knows what it will be
 // for: the attempt that pays for a block is any, whatever its outcome (A11).
 func (p *permits) ready(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	p.mu.Lock()
-	p.roll()
-	want := p.wants(permitCharge) || p.wants(permitLast)
-	p.mu.Unlock()
-	if !want {
+	if !p.wanting() {
 		return nil
 	}
 	select {
@@ -100,6 +104,9 @@ func (p *permits) ready(ctx context.Context) error {
 		defer func() { <-p.leasing }()
 	case <-ctx.Done():
 		return fmt.Errorf("lease permits: %w", ctx.Err())
+	}
+	if !p.wanting() {
+		return nil // somebody has leased for us while we waited
 	}
 	id, err := p.records.id(ctx, "chatvault/1 permits", nil)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"chatvault/protocol/frame"
@@ -231,4 +232,35 @@ func TestPermitsOfAStoreThatFails(t *testing.T) {
 	if charged := drain(t, n); charged != 63 {
 		t.Errorf("%d charges after one block was lost, want 63", charged)
 	}
+}
+
+// TestOneLeaseForAllWhoWait: who waits for a lease of its node makes none, and reads
+// nothing.
+func TestOneLeaseForAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Int64
+		now.Store(1_800_000_000)
+		counting := &swaps{Store: slow{memstore.New()}}
+		n := fleetOf(t, counting, &now, 6400, 0)[0]
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if ok, _, err := n.Charge(t.Context()); !ok || err != nil {
+					t.Error(ok, err)
+				}
+			})
+		}
+		wg.Wait()
+		if loads, swaps := counting.loads.Load(), counting.n.Load(); loads != 1 || swaps != 1 {
+			t.Errorf("%d reads and %d writes for one block, want 1 and 1", loads, swaps)
+		}
+	})
+}
+
+// slow is a store whose reads take a second.
+type slow struct{ recordstore.Store }
+
+func (s slow) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
+	time.Sleep(time.Second)
+	return s.Store.Load(ctx, id)
 }
