@@ -262,3 +262,21 @@ func TestNobodyWaitsForAStuckStoreForEver(t *testing.T) {
 	second.ctx = nil
 	want(t, "when the store is back", second.recover("1234"), frame.OK, 10)
 }
+
+// TestAPanicEndsItsOwnSession: also that of a write beside the request, which the
+// caller of Handle could not catch.
+func TestAPanicEndsItsOwnSession(t *testing.T) {
+	w := newWorld(t)
+	w.hsm.before = func(op string) error {
+		if op == "seal" {
+			panic("a defect")
+		}
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != "a defect" {
+			t.Errorf("got %v", r)
+		}
+	}()
+	t.Error("an answer", w.phone("nobody").try("x").ke1())
+}

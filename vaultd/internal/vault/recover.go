@@ -55,11 +55,19 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 	noLease := c.v.permits.ready(ctx)
 	var taken taken
 	var idle sync.WaitGroup
-	defer idle.Wait()
+	var panicked any
+	defer func() {
+		if idle.Wait(); panicked != nil {
+			panic(panicked) // here it ends this session, there it ended them all
+		}
+	}()
 	refused := sync.OnceFunc(func() {
 		// At once, while a Load confirms what may have been stale: else a refusal
 		// took longer than a charge, by that Load (A11).
-		idle.Go(func() { _ = c.v.decoys.write(ctx, c.v, c.account, false) })
+		idle.Go(func() {
+			defer func() { panicked = recover() }()
+			_ = c.v.decoys.write(ctx, c.v, c.account, false)
+		})
 	})
 	decide := func(r *record.Record) (*record.Record, bool, error) {
 		taken.give() // what a try took that lost its swap
