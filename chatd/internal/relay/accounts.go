@@ -5,10 +5,30 @@ import (
 	"chatvault/protocol/frame"
 )
 
-// seat is a connection's place among those of its account.
+// seat is a connection's place among those of its account: they are a list,
+// since most accounts have one.
 type seat struct {
-	device route.Device
-	epoch  route.Epoch
+	id    *identity // nil: it has none
+	epoch route.Epoch
+	next  *conn
+}
+
+// unseatLocked takes a connection off its account's list. The caller holds mu.
+func (r *Relay) unseatLocked(c *conn) {
+	a := c.seat.id.account
+	first := r.accounts[a]
+	for at := &first; *at != nil; at = &(*at).seat.next {
+		if *at == c {
+			*at = c.seat.next
+			break
+		}
+	}
+	c.seat = seat{}
+	if first == nil {
+		delete(r.accounts, a)
+	} else {
+		r.accounts[a] = first
+	}
 }
 
 // enter adds an authenticated connection to its account and queues READY, both
@@ -19,37 +39,32 @@ func (r *Relay) enter(c *conn, id *identity, claim *route.Claim, ready frame.Rea
 	a, device := id.account, id.device()
 	var older []*conn
 	r.mu.Lock()
-	if r.accounts[a] == nil {
-		r.accounts[a] = map[*conn]seat{}
-	}
-	for other, s := range r.accounts[a] {
-		if s.device == device {
+	for other := r.accounts[a]; other != nil; other = other.seat.next {
+		if other.seat.id.device() == device {
 			older = append(older, other)
 		}
 	}
 	// Under the lock, so that presence and absence are told in order.
-	r.accounts[a][c] = seat{device, claim.Keep()}
-	queued := c.out.sendFrame(ready)
+	c.seat = seat{id: id, epoch: claim.Keep(), next: r.accounts[a]}
+	r.accounts[a] = c
+	c.out.mu.Lock() // whoever rings it now waits for READY; nobody else for the socket
 	r.mu.Unlock()
+	queued := c.out.sendFrameLocked(ready)
+	c.out.mu.Unlock()
 	for _, other := range older {
 		other.end(replaced)
 	}
 	return queued
 }
 
-// leave forgets a connection; id is nil for a stranger's.
-func (r *Relay) leave(c *conn, id *identity) {
+// leave forgets a connection.
+func (r *Relay) leave(c *conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.conns, c)
-	if id != nil {
-		all := r.accounts[id.account]
-		if s, entered := all[c]; entered {
-			r.Directory.Left(id.account, s.device, s.epoch)
-		}
-		if delete(all, c); len(all) == 0 {
-			delete(r.accounts, id.account)
-		}
+	if s := c.seat; s.id != nil {
+		r.Directory.Left(s.id.account, s.id.device(), s.epoch)
+		r.unseatLocked(c)
 	}
 	if r.empty != nil && len(r.conns) == 0 {
 		close(r.empty)
@@ -62,8 +77,8 @@ func (r *Relay) leave(c *conn, id *identity) {
 func (r *Relay) Replace(a route.Account, device route.Device, epoch route.Epoch) {
 	var older []*conn
 	r.mu.Lock()
-	for c, s := range r.accounts[a] {
-		if s.device == device && s.epoch < epoch {
+	for c := r.accounts[a]; c != nil; c = c.seat.next {
+		if c.seat.id.device() == device && c.seat.epoch < epoch {
 			older = append(older, c)
 		}
 	}
@@ -81,10 +96,10 @@ func (r *Relay) Ring(a route.Account) { r.ring(a, nil, route.Device{}) }
 func (r *Relay) ring(a route.Account, but *conn, from route.Device) (heard bool) {
 	r.mu.Lock()
 	var bells []*conn
-	for c, s := range r.accounts[a] {
+	for c := r.accounts[a]; c != nil; c = c.seat.next {
 		if c != but {
 			bells = append(bells, c)
-			heard = heard || s.device != from
+			heard = heard || c.seat.id.device() != from
 		}
 	}
 	r.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,7 +23,9 @@ import (
 type conn struct {
 	// static after construction
 	relay *Relay
-	wire  wire            // set by the upgrade, as ws
+	wire  wire            // set by the upgrade, as raw, plain and ws
+	raw   syscall.RawConn // of the socket below wire; nil: it cannot be parked
+	plain bool            // wire is the socket itself; else there is TLS in between, or raw is nil
 	ws    *websocket.Conn // on wire
 	nonce [frame.NonceSize]byte
 	began time.Time // when the upgrade was asked for
@@ -32,9 +35,10 @@ type conn struct {
 
 	heard atomic.Int64 // Unix ns of the last frame, ping or pong
 
-	// owned by the reader
+	// owned by the reader, while there is none by whoever holds mu
 	in                               input
-	pushed                           int64     // when the read deadline was last moved; 0: move it
+	pushed                           int64 // when the read deadline was last moved; 0: move it
+	calm                             calm
 	until                            time.Time // when the client must have answered our close frame; zero: not sent
 	framesTAT, attachesTAT, authsTAT int64     // GCRA, see ratelimit.Limit.Spend
 
@@ -46,11 +50,13 @@ type conn struct {
 	ended    bool
 	reason   Reason
 	parked   bool
-	fd       int // that the poller knows; guarded by its mu
+	fd       int32 // that the poller knows; guarded by its mu
 	// nil while empty: most connections have no session
 	streams  map[*uplink.Link]uplink.Stream
 	sessions map[frame.SessionID]uplink.Stream
 	pending  map[uint32]pending
+
+	seat seat // guarded by the relay's mu
 }
 
 // identity is who a connection belongs to.
@@ -118,7 +124,7 @@ func (c *conn) greet() {
 // read any more; then it cleans up. Once the connection has ended it discards
 // what still comes, until the client has answered the close frame.
 func (c *conn) serve() {
-	c.in.attach(c.wire.Conn)
+	c.in.attach((*source)(c))
 	for {
 		err := c.await()
 		if err == errParked {
@@ -153,6 +159,9 @@ func (c *conn) hear(kind int, raw []byte) {
 	case websocket.PongMessage:
 		c.onControl(0, nil)
 		return
+	}
+	if c.calm != restless {
+		c.calm, c.pushed = restless, 0
 	}
 	c.relay.traffic.framesIn.Add(1)
 	c.relay.traffic.bytesIn.Add(int64(len(raw)))
@@ -223,6 +232,9 @@ func (c *conn) onFrame(raw []byte) {
 // onControl hears a ping or pong, and answers the ping. gorilla calls it from
 // the read loop too.
 func (c *conn) onControl(answer int, data []byte) error {
+	if c.calm == roused {
+		c.calm = pinged
+	}
 	c.heard.Store(c.relay.wheel.Now())
 	if c.hasEnded() {
 		return nil
@@ -254,10 +266,17 @@ func (c *conn) limit(name string) ratelimit.Limit {
 	return rules.For(name, c.who().whose())
 }
 
+func (c *conn) limitLocked(name string) ratelimit.Limit {
+	return c.relay.settings.Load().limits.For(name, c.identity.whose())
+}
+
 // spend counts one against a limit of this connection; it returns how long to
 // wait, or 0.
 func (c *conn) spend(tat *int64, name string) time.Duration {
-	limit := c.limit(name)
+	return c.spendOf(c.limit(name), tat)
+}
+
+func (c *conn) spendOf(limit ratelimit.Limit, tat *int64) time.Duration {
 	// The coarse clock is behind: what it allows is allowed, and when it
 	// refuses, the exact one decides.
 	next, wait := limit.Spend(*tat, c.relay.wheel.Now()/1000)
@@ -332,7 +351,7 @@ func (c *conn) cleanUp() {
 	for _, s := range streams {
 		s.Leave(heir{c.relay, id})
 	}
-	c.relay.leave(c, id)
+	c.relay.leave(c)
 	c.in.release()
 	if c.relay.poller != nil {
 		c.relay.poller.forget(c)

@@ -24,8 +24,9 @@ const (
 	closeGrace = 2 * time.Second
 )
 
-// outbox writes to one client. Nobody who sends waits for the client: the
-// queue is bounded, and a goroutine writes for as long as there is something.
+// outbox writes to one client. Nobody who sends waits for the client: what the
+// socket does not take at once is queued, the queue is bounded, and a goroutine
+// writes for as long as there is something.
 type outbox struct {
 	conn *conn // static after construction
 
@@ -66,18 +67,28 @@ var encoded = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b 
 
 // sendFrame queues a frame; it reports false when the queue is full.
 func (o *outbox) sendFrame(f frame.Frame) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sendFrameLocked(f)
+}
+
+func (o *outbox) sendFrameLocked(f frame.Frame) bool {
 	b := encoded.Get().(*[]byte)
 	defer encoded.Put(b)
 	*b = f.Append((*b)[:0])
-	return o.send(websocket.BinaryMessage, *b)
+	return o.sendLocked(websocket.BinaryMessage, *b)
 }
 
 // send queues a copy of a message: an encoded frame, a ping or a pong. It
 // reports false when the queue is full.
 func (o *outbox) send(kind int, body []byte) bool {
-	r := o.conn.relay
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.sendLocked(kind, body)
+}
+
+func (o *outbox) sendLocked(kind int, body []byte) bool {
+	r := o.conn.relay
 	if o.broken || o.closing {
 		return true
 	}
@@ -90,16 +101,35 @@ func (o *outbox) send(kind int, body []byte) bool {
 			return false
 		}
 	}
+	if kind == websocket.BinaryMessage {
+		r.traffic.framesOut.Add(1)
+		r.traffic.bytesOut.Add(int64(len(body)))
+	}
+	if o.w == nil && o.conn.plain {
+		o.sendNowLocked(kind, body)
+		return true
+	}
 	o.startLocked()
 	before := len(o.w.pending)
 	o.w.pending = appendMessage(o.w.pending, kind, body)
 	o.w.messages++
 	r.queued.Add(int64(len(o.w.pending) - before))
-	if kind == websocket.BinaryMessage {
-		r.traffic.framesOut.Add(1)
-		r.traffic.bytesOut.Add(int64(len(body)))
-	}
 	return true
+}
+
+// sendNowLocked writes a message to a plain connection for which nothing waits:
+// a goroutine costs as much as the write. What the socket does not take at once
+// waits for a writer as always.
+func (o *outbox) sendNowLocked(kind int, body []byte) {
+	b := encoded.Get().(*[]byte)
+	*b = appendMessage((*b)[:0], kind, body)
+	if rest := (*b)[writeNow(o.conn.raw, *b):]; len(rest) > 0 {
+		o.startLocked()
+		o.w.pending = append(o.w.pending, rest...)
+		o.w.messages++
+		o.conn.relay.queued.Add(int64(len(rest)))
+	}
+	encoded.Put(b)
 }
 
 // appendMessage appends one WebSocket frame (RFC 6455 §5.2) as a server sends

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,9 +19,10 @@ import (
 
 // A connection is active or parked. An active one has a goroutine, which reads,
 // and a read buffer. After parkAfter without a byte from the client it parks:
-// goroutine and buffer go, the socket stands in the poller's set. Whatever
-// needs a reader resumes it: bytes from the client, the end of the connection.
-// Where there is no poller, connections stay active.
+// goroutine and buffer go, the socket stands in the poller's set. The poller
+// itself hears pings and pongs of a plain connection (hearParked). Whatever needs
+// a reader resumes it: other bytes from the client, TLS, the end of the
+// connection. Where there is no poller, connections stay active.
 
 const (
 	// parkAfter is how long a silent connection keeps its goroutine.
@@ -28,6 +30,15 @@ const (
 	// pushEvery is how often the deadline that tells of silence is moved at
 	// most; a connection may so be parked that much earlier.
 	pushEvery = time.Second
+)
+
+// calm is how soon a connection parks.
+type calm uint8
+
+const (
+	restless calm = iota // it does after parkAfter
+	roused               // it was parked, and has said nothing since
+	pinged               // it was parked, and has sent nothing but pings and pongs since: at once
 )
 
 // readBuffer is the size of a read buffer, in bytes: a frame of 256 bytes and
@@ -42,9 +53,35 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBu
 type input struct {
 	br     bufio.Reader
 	pooled *bufio.Reader // whose buffer br uses; nil: br has none
+	ahead  *[]byte       // of encoded: what the poller has read already; nil: nothing
 }
 
-func (i *input) attach(conn net.Conn) {
+// source is what a connection's input reads from.
+type source conn
+
+// Read implements io.Reader.
+func (s *source) Read(b []byte) (int, error) {
+	ahead := s.in.ahead
+	if ahead == nil {
+		return s.wire.Conn.Read(b)
+	}
+	n := copy(b, *ahead)
+	if *ahead = (*ahead)[:copy(*ahead, (*ahead)[n:])]; len(*ahead) == 0 {
+		encoded.Put(ahead)
+		s.in.ahead = nil
+	}
+	return n, nil
+}
+
+// prepend puts what was read already in front of what is read next.
+func (i *input) prepend(b []byte) {
+	if len(b) > 0 {
+		i.ahead = encoded.Get().(*[]byte)
+		*i.ahead = append((*i.ahead)[:0], b...)
+	}
+}
+
+func (i *input) attach(conn io.Reader) {
 	if i.pooled == nil {
 		i.pooled = readers.Get().(*bufio.Reader)
 		i.pooled.Reset(conn)
@@ -78,7 +115,8 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c := h.conn
 	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
 	*c.wire.held = (*c.wire.held)[:0]
-	c.in.attach(raw)
+	c.raw, c.plain = rawConn(raw)
+	c.in.attach((*source)(c))
 	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
 }
 
@@ -174,6 +212,9 @@ func (c *conn) push(ended bool) {
 		c.wire.Conn.SetReadDeadline(c.until)
 	case ended: // the writer has its own deadline, and kicks
 		c.wire.Conn.SetReadDeadline(time.Now().Add(r.closeGrace))
+	case c.calm == pinged: // what was read already, TLS' too, comes before the deadline
+		c.pushed = 0
+		c.wire.Conn.SetReadDeadline(time.Unix(1, 0))
 	case c.pushed == 0 || now-c.pushed >= int64(pushEvery):
 		c.pushed = now
 		c.wire.Conn.SetReadDeadline(time.Now().Add(r.parkAfter))
@@ -183,12 +224,8 @@ func (c *conn) push(ended bool) {
 // park gives the connection to the poller; false: the reader stays.
 func (c *conn) park() bool {
 	r := c.relay
-	c.pushed = 0
-	if r.poller == nil {
-		return false
-	}
-	raw, err := rawConn(c.wire.Conn)
-	if err != nil {
+	c.pushed, c.calm = 0, restless
+	if r.poller == nil || c.raw == nil {
 		return false
 	}
 	c.mu.Lock()
@@ -198,12 +235,10 @@ func (c *conn) park() bool {
 	}
 	c.in.release()
 	// Before watch: whoever resumes it waits for c.mu.
-	c.parked = true
-	watched := errors.New("the descriptor is closed")
-	raw.Control(func(fd uintptr) { watched = r.poller.watch(c, int(fd)) })
-	if watched != nil {
-		c.parked = false
-		c.in.attach(c.wire.Conn)
+	c.parked, c.calm = true, roused
+	if err := r.poller.watch(c); err != nil {
+		c.parked, c.calm = false, restless
+		c.in.attach((*source)(c))
 		return false
 	}
 	r.parked.Add(1)
@@ -213,10 +248,14 @@ func (c *conn) park() bool {
 // resume gives a parked connection a reader again.
 func (c *conn) resume() {
 	c.mu.Lock()
-	was := c.parked
-	c.parked = false
-	c.mu.Unlock()
-	if was {
+	defer c.mu.Unlock()
+	c.resumeLocked()
+}
+
+func (c *conn) resumeLocked() {
+	if c.parked {
+		c.parked = false
+		c.relay.poller.rest(c)
 		c.relay.parked.Add(-1)
 		go c.serve()
 	}
@@ -239,13 +278,15 @@ func (c *conn) kick() {
 	c.resume()
 }
 
-func rawConn(conn net.Conn) (syscall.RawConn, error) {
-	if t, ok := conn.(*tls.Conn); ok {
+// rawConn is the socket of a connection, nil if it tells of none; plain says that
+// nothing, like TLS, stands between the two.
+func rawConn(conn net.Conn) (raw syscall.RawConn, plain bool) {
+	t, secure := conn.(*tls.Conn)
+	if secure {
 		conn = t.NetConn()
 	}
-	s, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil, errors.ErrUnsupported
+	if s, ok := conn.(syscall.Conn); ok {
+		raw, _ = s.SyscallConn()
 	}
-	return s.SyscallConn()
+	return raw, raw != nil && !secure
 }

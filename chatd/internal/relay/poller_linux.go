@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"chatvault/chatd/internal/ratelimit"
 )
 
 // poller waits for the sockets of parked connections, in an epoll set of its
@@ -15,6 +17,7 @@ type poller struct {
 	// static after construction
 	file *os.File
 	done chan struct{}
+	read nowait // owned by run
 
 	mu     sync.Mutex // guards what follows; taken while a conn's mu is held
 	fd     int        // -1 when closed
@@ -45,24 +48,54 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// watch has the connection resumed as soon as its socket can be read, has
-// ended or has failed: once. The caller holds c.mu and the descriptor.
-func (p *poller) watch(c *conn, fd int) error {
+const (
+	readable = syscall.EPOLLIN
+	over     = syscall.EPOLLRDHUP | syscall.EPOLLERR | syscall.EPOLLHUP
+	edge     = 1 << 31 // EPOLLET, which syscall has as a negative number
+)
+
+// watch tells of whatever comes from a parked connection, each time, until
+// rest. The caller holds c.mu.
+func (p *poller) watch(c *conn) error {
+	err := os.ErrClosed
+	if closed := c.raw.Control(func(fd uintptr) { err = p.add(c, int32(fd)) }); closed != nil {
+		return closed
+	}
+	return err
+}
+
+func (p *poller) add(c *conn, fd int32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fd < 0 {
 		return os.ErrClosed
 	}
-	for fd >= len(p.parked) {
+	for int(fd) >= len(p.parked) {
 		p.parked = append(p.parked, make([]*conn, max(64, len(p.parked)))...)
 	}
 	p.parked[fd], c.fd = c, fd
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}
-	err := syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_MOD, fd, &event)
+	// What is there already counts as new.
+	err := p.control(syscall.EPOLL_CTL_MOD, fd, readable|over|edge)
 	if errors.Is(err, syscall.ENOENT) {
-		err = syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, fd, &event)
+		err = p.control(syscall.EPOLL_CTL_ADD, fd, readable|over|edge)
 	}
 	return err
+}
+
+func (p *poller) control(op int, fd int32, events uint32) error {
+	return syscall.EpollCtl(p.fd, op, int(fd), &syscall.EpollEvent{Events: events, Fd: fd})
+}
+
+// rest ends that: the connection has a reader. The socket stays in the set, and
+// costs nothing there. The caller holds c.mu.
+func (p *poller) rest(c *conn) {
+	c.raw.Control(func(fd uintptr) { // not if it is closed: then it is in no set
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.fd >= 0 {
+			p.control(syscall.EPOLL_CTL_MOD, int32(fd), edge)
+		}
+	})
 }
 
 // forget drops a connection that has ended. The kernel has dropped its socket
@@ -70,16 +103,17 @@ func (p *poller) watch(c *conn, fd int) error {
 func (p *poller) forget(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.fd < len(p.parked) && p.parked[c.fd] == c {
+	if int(c.fd) < len(p.parked) && p.parked[c.fd] == c {
 		p.parked[c.fd] = nil
 	}
 }
 
-// run resumes connections until close. An event that was meant for a former
-// owner of the descriptor resumes the present one: that one finds nothing to
-// read and parks again.
+// run hears parked connections until close. An event that was meant for a former
+// owner of the descriptor goes to the present one, of which there is nothing to
+// read.
 func (p *poller) run(raw syscall.RawConn) {
 	defer close(p.done)
+	p.read.init(make([]byte, readBuffer))
 	var events [128]syscall.EpollEvent
 	for {
 		n := 0
@@ -96,9 +130,40 @@ func (p *poller) run(raw syscall.RawConn) {
 			c := p.parked[e.Fd]
 			p.mu.Unlock()
 			if c != nil {
-				c.resume()
+				c.onEvent(&p.read, e.Events == readable)
 			}
 		}
+	}
+}
+
+// onEvent is called by the poller when something has come from a connection,
+// which may be parked no more; bytes says that it is bytes, and not its end. It
+// does not wait. What is not pings and pongs goes to a reader, with what was read
+// of it; so does all that comes by TLS.
+func (c *conn) onEvent(in *nowait, bytes bool) {
+	c.mu.Lock()
+	if !c.parked {
+		c.mu.Unlock()
+		return
+	}
+	if !c.plain || c.ended || !bytes {
+		c.resumeLocked()
+		c.mu.Unlock()
+		return
+	}
+	b, ok := in.readFrom(c.raw)
+	if !ok || len(b) == len(in.b) || !onlyControls(b) {
+		c.in.prepend(b)
+		c.resumeLocked()
+		c.mu.Unlock()
+		return
+	}
+	wait, queued := c.hearLocked(b)
+	c.mu.Unlock()
+	if wait > 0 {
+		c.refuseAndEnd(limited(0, ratelimit.FramesPerConnection, wait))
+	} else if !queued {
+		c.end(slowConsumer)
 	}
 }
 

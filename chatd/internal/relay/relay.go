@@ -85,6 +85,7 @@ type Relay struct {
 	tlsGate  gate
 	authGate gate
 	poller   *poller // nil: connections stay active
+	trimmer  *trimmer
 	// What tests make smaller.
 	parkAfter    time.Duration
 	frameTimeout time.Duration
@@ -99,7 +100,7 @@ type Relay struct {
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
 	conns    map[*conn]struct{}
-	accounts map[route.Account]map[*conn]seat
+	accounts map[route.Account]*conn // the first of each: see seat
 	sessions map[frame.SessionID]*conn
 	unready  bool          // new clients should go elsewhere
 	drains   bool          // new clients are refused
@@ -112,12 +113,13 @@ func New(cfg Config, parts Parts) *Relay {
 		cfg: cfg, Parts: parts,
 		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout,
 		conns:    map[*conn]struct{}{},
-		accounts: map[route.Account]map[*conn]seat{},
+		accounts: map[route.Account]*conn{},
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
 	r.tlsGate, r.authGate = newGate(), newGate()
 	r.wheel = wheel.New(parts.Clock)
+	r.trimmer = newTrimmer(r)
 	var err error
 	if r.poller, err = newPoller(); err != nil {
 		// It costs memory, nothing else.

@@ -148,6 +148,9 @@ func (d *Directory) take() *telling {
 		t.places = append(t.places, told{place: p, epoch: epoch, present: present})
 		delete(d.dirty, p)
 	}
+	if len(t.places) > 0 && len(d.dirty) == 0 {
+		d.dirty = map[place]Epoch{} // an emptied map keeps the room of all that was in it
+	}
 	for a, r := range d.rings {
 		if len(t.rings) == batch {
 			break

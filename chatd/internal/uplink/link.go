@@ -23,7 +23,9 @@ const (
 	writeTimeout = 10 * time.Second
 	// maxPending bounds what waits to be written to a vault node, in bytes.
 	// Beyond it, whoever sends waits: the clients' own TCP windows fill.
-	maxPending = 4 << 20
+	maxPending = 1 << 20
+	// keptBuffer is the capacity up to which a write buffer is used again, in bytes.
+	keptBuffer = 256 << 10
 	// A connection that has gone is remembered for so long, and so many of
 	// them, for the doorbell of the operation that it left behind.
 	rememberFor = 2 * time.Minute
@@ -316,7 +318,7 @@ func (l *Link) writeLoop() {
 			l.end(fmt.Errorf("%w: writing: %w", ErrLost, err))
 			return
 		}
-		if cap(out) > 1<<20 {
+		if cap(out) > keptBuffer {
 			out = nil // a burst does not stay in memory
 		}
 	}
