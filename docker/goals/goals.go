@@ -28,7 +28,8 @@ type Row struct {
 	AtLeast     bool         `json:"at_least,omitempty"` // the goal is a least value, else a greatest
 	Sides       string       `json:"sides,omitempty"`    // a format for the medians of both sides, with two verbs
 	Met         bool         `json:"met"`
-	Note        string       `json:"note,omitempty"` // what stands beside the spread
+	Note        string       `json:"note,omitempty"`           // what stands beside the spread
+	Server      string       `json:"server_version,omitempty"` // of what both sides talk to
 	Error       string       `json:"error,omitempty"`
 	Repetitions []Repetition `json:"repetitions"`
 }

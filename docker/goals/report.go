@@ -34,8 +34,8 @@ type Machine struct {
 func NewReport(ctx context.Context) *Report {
 	return &Report{
 		Began:    time.Now().UTC(),
-		Commit:   said(ctx, "git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
-		Machine:  Machine{CPU: cpu(), Cores: runtime.NumCPU(), Kernel: said(ctx, "uname", "-sr"), LoadAverage: fileText("/proc/loadavg")},
+		Commit:   Said(ctx, "git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
+		Machine:  Machine{CPU: cpu(), Cores: runtime.NumCPU(), Kernel: Said(ctx, "uname", "-sr"), LoadAverage: fileText("/proc/loadavg")},
 		Versions: map[string]string{"go": runtime.Version()},
 	}
 }
@@ -57,8 +57,8 @@ func (r *Report) Write(path string) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// said is the first line that a command prints; nothing if there is none.
-func said(ctx context.Context, name string, args ...string) string {
+// Said is the first line that a command prints; nothing if there is none.
+func Said(ctx context.Context, name string, args ...string) string {
 	out, err := exec.CommandContext(ctx, name, args...).Output()
 	if err != nil {
 		return ""

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"chatvault/docker/goals"
 	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
@@ -21,18 +22,18 @@ const (
 )
 
 // followerRows measures a charge through a member that does not lead.
-func followerRows(ctx context.Context, p plan) []*row {
-	r := &row{
+func followerRows(ctx context.Context, p plan) []*goals.Row {
+	r := &goals.Row{
 		Name: fmt.Sprintf("etcd x%d, charge through a follower, p50", distantMembers),
 		Unit: fmt.Sprintf("round trips of %d ms", distance.Milliseconds()), Goal: 2.3,
 	}
 	if err := measureFollower(ctx, p, r); err != nil {
-		r.Error, r.Met = err.Error(), false
+		goals.Fail([]*goals.Row{r}, err)
 	}
-	return []*row{r}
+	return []*goals.Row{r}
 }
 
-func measureFollower(ctx context.Context, p plan, r *row) error {
+func measureFollower(ctx context.Context, p plan, r *goals.Row) error {
 	cluster, end, err := startDistant()
 	defer end()
 	if err != nil {
@@ -60,7 +61,7 @@ func measureFollower(ctx context.Context, p plan, r *row) error {
 	}
 	parts := &loadTimes{Store: store}
 	c.store = parts
-	r.repeat(ctx, p, func(ctx context.Context, _ int) (repetition, error) {
+	measure(ctx, p, r, func(ctx context.Context, _ int) (goals.Repetition, error) {
 		return followerRepetition(ctx, c, p.followed)
 	})
 	if is, err := cluster.Leader(); err != nil || is == follower {
@@ -69,30 +70,30 @@ func measureFollower(ctx context.Context, p plan, r *row) error {
 	if r.Error == "" && r.Measured < 1 {
 		return fmt.Errorf("%.2f round trips: the members do not talk through the proxies", r.Measured)
 	}
-	r.Detail = fmt.Sprintf("p50 %.0f ms, of which the load %.0f ms",
-		1000*r.medianOf(func(m repetition) float64 { return m.Ours }), 1000*median(parts.took))
+	r.Note = fmt.Sprintf("p50 %.0f ms, of which the load %.0f ms",
+		1000*r.Median(func(m goals.Repetition) float64 { return m.Ours }), 1000*goals.Median(parts.took))
 	return nil
 }
 
 // followerRepetition is the median of some charges, one after the other. The value
 // is in round trips as they are meant to be; those of the proxies are measured beside it,
 // and are never shorter.
-func followerRepetition(ctx context.Context, c *charger, charges int) (repetition, error) {
+func followerRepetition(ctx context.Context, c *charger, charges int) (goals.Repetition, error) {
 	trip, err := roundTrip(distance / 2)
 	if err != nil {
-		return repetition{}, fmt.Errorf("measuring a round trip: %w", err)
+		return goals.Repetition{}, fmt.Errorf("measuring a round trip: %w", err)
 	}
 	fmt.Fprintf(os.Stderr, "  a round trip through a proxy: %v\n", trip)
 	var took []float64
 	for account := range charges {
 		began := time.Now()
 		if err := c.charge(ctx, account); err != nil {
-			return repetition{}, err
+			return goals.Repetition{}, err
 		}
 		took = append(took, time.Since(began).Seconds())
 	}
-	p50 := median(took)
-	return repetition{Ours: p50, Value: p50 / distance.Seconds()}, nil
+	p50 := goals.Median(took)
+	return goals.Repetition{Ours: p50, Value: p50 / distance.Seconds()}, nil
 }
 
 // startDistant starts members that reach each other only through proxies.

@@ -21,6 +21,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"chatvault/docker/goals"
 )
 
 func main() {
@@ -50,7 +52,7 @@ func run(ctx context.Context, p plan, only, out string) (met bool, err error) {
 		fmt.Println("--quick: tiny repetitions, to see that the program runs; these numbers are worth nothing")
 	}
 	rep := newReport(ctx, p)
-	fmt.Println(rep.head())
+	fmt.Printf("%s; a sealed record has %d bytes\n", rep.Head(), storedSize)
 	met = true
 	for _, g := range groups() {
 		if !strings.HasPrefix(g.name, only) {
@@ -64,7 +66,7 @@ func run(ctx context.Context, p plan, only, out string) (met bool, err error) {
 			met = met && r.Met
 			rep.Rows = append(rep.Rows, r)
 		}
-		if err := rep.write(out); err != nil { // what there is so far
+		if err := rep.Write(out); err != nil { // what there is so far
 			return false, err
 		}
 	}
@@ -74,7 +76,7 @@ func run(ctx context.Context, p plan, only, out string) (met bool, err error) {
 // group is what is measured together.
 type group struct {
 	name    string
-	measure func(context.Context, plan) []*row
+	measure func(context.Context, plan) []*goals.Row
 }
 
 // groups are all measurements. Charges come last: their repetitions take the time
@@ -83,8 +85,8 @@ func groups() []group {
 	all := []group{{"follower", followerRows}, {"space", spaceRows}}
 	for _, e := range engines {
 		for _, slow := range []bool{false, true} {
-			all = append(all, group{e.name, func(ctx context.Context, p plan) []*row {
-				return []*row{chargeRow(ctx, p, e, slow)}
+			all = append(all, group{e.name, func(ctx context.Context, p plan) []*goals.Row {
+				return []*goals.Row{chargeRow(ctx, p, e, slow)}
 			}})
 		}
 	}

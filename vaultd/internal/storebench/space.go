@@ -11,25 +11,29 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"chatvault/docker/goals"
 	"chatvault/vaultd/internal/recordstore/pebblestore"
 )
 
 // spaceRows measures the directory of an embedded store, and how long it takes to open.
-func spaceRows(ctx context.Context, p plan) []*row {
+func spaceRows(ctx context.Context, p plan) []*goals.Row {
 	count := fmt.Sprintf("pebble, %d records", p.records)
-	size := &row{Name: count + ", bytes on disk", Unit: "x sealed record", Goal: 1.2}
-	open := &row{Name: count + ", time to open", Unit: "s", Goal: 1}
+	size := &goals.Row{Name: count + ", bytes on disk", Unit: "x sealed record", Goal: 1.2, Sides: "%.0f bytes, of which sealed %.0f"}
+	open := &goals.Row{
+		Name: count + ", time to open", Unit: "s", Goal: 1,
+		Note: "after charges that only the log has; files in the page cache",
+	}
 	if err := measureSpace(ctx, p, size, open); err != nil {
-		for _, r := range []*row{size, open} {
+		for _, r := range []*goals.Row{size, open} {
 			if len(r.Repetitions) == 0 {
-				r.Error = err.Error()
+				goals.Fail([]*goals.Row{r}, err)
 			}
 		}
 	}
-	return []*row{size, open}
+	return []*goals.Row{size, open}
 }
 
-func measureSpace(ctx context.Context, p plan, size, open *row) error {
+func measureSpace(ctx context.Context, p plan, size, open *goals.Row) error {
 	dir, err := os.MkdirTemp("", "storebench-space-")
 	if err != nil {
 		return err
@@ -50,14 +54,12 @@ func measureSpace(ctx context.Context, p plan, size, open *row) error {
 	if err != nil {
 		return err
 	}
-	// It is what it is: a directory needs no repetitions.
-	perRecord := float64(bytes) / float64(p.records)
-	size.Repetitions = []repetition{{Ours: perRecord, Value: perRecord / storedSize}}
-	size.judge()
-	size.Detail = fmt.Sprintf("%.0f bytes, of which sealed %d", perRecord, storedSize)
-
-	open.repeat(ctx, p, func(ctx context.Context, _ int) (repetition, error) { return timeOpen(ctx, dir, p.records) })
-	open.Detail = "after charges that only the log has; files in the page cache"
+	single := p // it is what it is: a directory needs no repetitions
+	single.Repetitions, single.Rounds = 1, 1
+	measure(ctx, single, size, func(context.Context, int) (goals.Repetition, error) {
+		return goals.Ratio(float64(bytes)/float64(p.records), storedSize), nil
+	})
+	measure(ctx, p, open, func(ctx context.Context, _ int) (goals.Repetition, error) { return timeOpen(ctx, dir, p.records) })
 	return nil
 }
 
@@ -70,12 +72,12 @@ func fillRecords(ctx context.Context, store *pebblestore.Store, n int) error {
 
 // timeOpen times one opening of a store, and leaves it with a log to be read at
 // the next one: some thousand records charged.
-func timeOpen(ctx context.Context, dir string, records int) (repetition, error) {
+func timeOpen(ctx context.Context, dir string, records int) (goals.Repetition, error) {
 	began := time.Now()
 	store, err := openPebbleStore(dir, vfs.Default)
 	took := time.Since(began).Seconds()
 	if err != nil {
-		return repetition{}, err
+		return goals.Repetition{}, err
 	}
 	const charged = 4000 // a bit less than what Pebble holds in memory
 	err = each(ctx, charged, func(ctx context.Context, i int) error {
@@ -89,7 +91,7 @@ func timeOpen(ctx context.Context, dir string, records int) (repetition, error) 
 	if cerr := store.Close(); err == nil {
 		err = cerr
 	}
-	return repetition{Ours: took, Value: took}, err
+	return goals.Repetition{Ours: took, Value: took}, err
 }
 
 // allocated is what the files of a directory take on the disk, in bytes: their

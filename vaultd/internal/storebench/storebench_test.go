@@ -7,52 +7,46 @@ import (
 	"testing"
 	"time"
 
+	"chatvault/docker/goals"
 	"chatvault/vaultd/internal/recordstore/memstore"
 )
 
-func TestRowsAreRepeatedWhileTheirSpreadCrossesTheGoal(t *testing.T) {
-	late := time.Now().Add(time.Hour)
-	for _, c := range []struct {
-		name      string
-		noRepeats time.Time
-		ours      []float64 // of 10 on the other side; the last one stays
-		want      int       // repetitions
-		met       bool
-	}{
-		{"all reach it", late, []float64{8, 9, 7.1}, 3, true},
-		{"none reaches it", late, []float64{5, 6.9, 2}, 3, false},
-		{"crossed once", late, []float64{9, 6, 8, 9}, 9, true},
-		{"crossed, the median misses", late, []float64{9, 6, 5}, 9, false},
-		{"crossed, and no time left", time.Now().Add(-time.Second), []float64{9, 6, 8}, 3, true},
-	} {
-		r := &row{Name: c.name, Goal: 0.7, AtLeast: true}
-		p := plan{repetitions: 3, rounds: 3, noRepeats: c.noRepeats}
-		r.repeat(t.Context(), p, func(_ context.Context, i int) (repetition, error) {
-			ours := c.ours[min(i, len(c.ours)-1)]
-			return repetition{Ours: ours, Floor: 10, Value: ours / 10}, nil
-		})
-		if len(r.Repetitions) != c.want || r.Met != c.met {
-			t.Errorf("%s: %d repetitions, met %v; want %d, %v", c.name, len(r.Repetitions), r.Met, c.want, c.met)
+// memory is an engine with our side in the place of the floor too.
+func memory(ctx context.Context, _ bool, accounts int) (*sides, error) {
+	store, other := memstore.New(), memstore.New()
+	s := &sides{server: "1.2.3", closers: []func() error{store.Close, other.Close}}
+	floor, err := newCharger(other)
+	if err != nil {
+		return s, err
+	}
+	return s, s.fill(ctx, store, floor, accounts)
+}
+
+func TestARowComparesOursWithTheFloor(t *testing.T) {
+	p := plan{Plan: goals.Plan{Repetitions: 2, Rounds: 1}, length: 20 * time.Millisecond, accounts: 64}
+	r := chargeRow(t.Context(), p, engine{"memory", memory}, true)
+	if r.Error != "" || len(r.Repetitions) != 2 || r.Measured <= 0 || r.Met != (r.Measured >= 0.7) || r.Server != "1.2.3" {
+		t.Errorf("%+v", r)
+	}
+	for _, m := range r.Repetitions {
+		if m.Ours <= 0 || m.Floor <= 0 {
+			t.Errorf("a side charged nothing: %+v", m)
 		}
-		if line := r.String(); strings.HasPrefix(line, "MET ") != c.met || strings.HasPrefix(line, "MISSED ") == c.met {
-			t.Errorf("%s: %q", c.name, line)
-		}
+	}
+	if line := r.String(); !strings.Contains(line, "  memory, charges/s at 64 clients, fsync +1 ms  ") || !strings.Contains(line, "/s, floor ") {
+		t.Errorf("%q", line)
 	}
 }
 
-func TestARowThatFailsIsNotMet(t *testing.T) {
-	for _, at := range []int{0, 1, 2} { // the last in the second round, after one that met the goal
-		r := &row{Goal: 1}
-		p := plan{repetitions: 2, rounds: 2, noRepeats: time.Now().Add(time.Hour)}
-		r.repeat(t.Context(), p, func(_ context.Context, i int) (repetition, error) {
-			if i == at {
-				return repetition{}, errors.New("engine\nburnt down")
-			}
-			return repetition{Value: 0.1 + 1.7*float64(i)}, nil
-		})
-		if line := r.String(); !strings.HasPrefix(line, "MISSED") || !strings.Contains(line, "engine; burnt down") {
-			t.Errorf("%q", line)
-		}
+func TestAnEngineThatFailsMissesItsGoal(t *testing.T) {
+	ended := false
+	r := chargeRow(t.Context(), quickPlan(), engine{"wood", func(context.Context, bool, int) (*sides, error) {
+		s := &sides{}
+		s.onClose(func() error { ended = true; return nil })
+		return s, errors.New("burnt down")
+	}}, false)
+	if line := r.String(); !strings.HasPrefix(line, "MISSED") || !strings.Contains(line, "not measured: burnt down") || !ended {
+		t.Errorf("%q, what had started was ended: %v", line, ended)
 	}
 }
 
