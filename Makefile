@@ -65,7 +65,7 @@ bench-store: setup bin/etcd ## Measure the record stores against their goals (Li
 bench-relay: setup ## Measure chatd against its goals, beside other relays (Linux; 30 minutes at most).
 	@go run ./chatd/internal/relaybench
 
-night: setup bin/etcd ## Fuzz 60 s a target, soak for an hour, back up 2 GB, run the benchmarks, and all tests twice.
+night: setup bin/etcd ## Fuzz 60 s a target, an hour each of faults and soak, 2 GB of backup, Go benchmarks, all tests twice (hours).
 	@.ci/fuzz 60s
 	go test -run '^$$' -bench . -benchmem ./...
 	CHATVAULT_FAULTS=night $(MAKE) --no-print-directory fault FAULTTIME=70m

@@ -74,7 +74,7 @@ var statuses = map[Status]statusRow{
 	NotRegistered: {"not_registered", false, "nothing is registered for this account"},
 	Destroyed:     {"destroyed", false, "the key was destroyed; nothing can bring it back"},
 	Conflict:      {"conflict", false, "another registration came first, or this one differs from what was stored"},
-	Paced:         {"paced", true, "too many attempts, by other devices or at this vault; wait until the time told"},
+	Paced:         {"paced", true, "too many attempts, by other devices or in this fleet; wait until the time told"},
 	Pending:       {"pending", true, "a claim is waiting to ripen"},
 	NotOwner:      {"not_owner", false, "only the owner device may do this at once; claim first"},
 	TooMany:       {"too_many", false, "a limit of the record: claims, or replacements in 24 hours"},
