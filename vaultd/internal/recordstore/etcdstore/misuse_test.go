@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -14,6 +13,7 @@ import (
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
 	"chatvault/vaultd/internal/recordstore/remote"
+	"chatvault/vaultd/internal/recordstore/storetest"
 )
 
 // byHand is a client beside the store, for what nobody should do.
@@ -95,25 +95,7 @@ func TestWhatOthersWroteIsRefused(t *testing.T) {
 
 func TestManyMakeOneStore(t *testing.T) {
 	o := fresh(single(t))
-	var wg sync.WaitGroup
-	var ids [8]recordstore.StoreID
-	for i := range ids {
-		wg.Go(func() {
-			s, err := etcdstore.Open(t.Context(), o)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			ids[i] = s.StoreID()
-			s.Close()
-		})
-	}
-	wg.Wait()
-	for _, id := range ids {
-		if id != ids[0] || id == (recordstore.StoreID{}) {
-			t.Errorf("two ids for one store: %s, %s", id, ids[0])
-		}
-	}
+	storetest.ManyMakeOne(t, func() (recordstore.Store, error) { return etcdstore.Open(t.Context(), o) })
 }
 
 func TestOptionsAreChecked(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"chatvault/vaultd/internal/recordstore/engines/proc"
 	"chatvault/vaultd/internal/recordstore/pgstore"
 	"chatvault/vaultd/internal/recordstore/remote"
+	"chatvault/vaultd/internal/recordstore/storetest"
 )
 
 func id(n int) (id recordstore.ID) {
@@ -300,25 +301,7 @@ func TestNoStoreAndOtherStore(t *testing.T) {
 
 func TestManyMakeOneStore(t *testing.T) {
 	o := fresh(shared(t))
-	var wg sync.WaitGroup
-	var ids [8]recordstore.StoreID
-	for i := range ids {
-		wg.Go(func() {
-			s, err := pgstore.Open(t.Context(), o)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			ids[i] = s.StoreID()
-			s.Close()
-		})
-	}
-	wg.Wait()
-	for _, id := range ids {
-		if id != ids[0] || id == (recordstore.StoreID{}) {
-			t.Errorf("two ids for one store: %s, %s", id, ids[0])
-		}
-	}
+	storetest.ManyMakeOne(t, func() (recordstore.Store, error) { return pgstore.Open(t.Context(), o) })
 }
 
 // An administrator made the tables; vaultd's role may do no more than it needs.

@@ -213,3 +213,28 @@ func scanWhileWriting(t *testing.T, m Maker) {
 		}
 	}
 }
+
+// ManyMakeOne checks that those who make the same store at a time all get one.
+// create opens it, and makes it if it is not there yet.
+func ManyMakeOne(t *testing.T, create func() (recordstore.Store, error)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var ids [8]recordstore.StoreID
+	for i := range ids {
+		wg.Go(func() {
+			s, err := create()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = s.StoreID()
+			s.Close()
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] || id == (recordstore.StoreID{}) {
+			t.Errorf("two ids for one store: %s, %s", id, ids[0])
+		}
+	}
+}
