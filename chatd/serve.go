@@ -85,7 +85,7 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 		Up: directory.NodeUp, Down: directory.NodeDown,
 	})
 	local := ratelimit.NewLocal(clock.System{})
-	shared := ratelimit.NewFailOpen(ratelimit.NewRedis(redis), local, clock.System{}, redisChange(log, counts, "limits"))
+	shared := ratelimit.NewFailOpen(p.spender(redis, local), local, clock.System{}, redisChange(log, counts, "limits"))
 	r := relay.New(p.relay, relay.Parts{
 		Tickets: p.tickets, Vaults: pool, Directory: directory, Shared: shared, Local: local,
 		Clock: clock.System{}, Log: log, Counts: counts, Handshake: shown.Handshake,
@@ -117,6 +117,14 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 		Max:      admission.Sockets(p.relay.MaxConnections),
 		Refused:  func() { counts.Add("refused_sockets") },
 	})
+}
+
+// spender counts where all relays of this Redis count.
+func (p *plan) spender(client ratelimit.Pipeliner, local *ratelimit.Local) ratelimit.Spender {
+	if p.redis.Kind == redisconn.Embedded {
+		return ratelimit.NewBeside(client, local)
+	}
+	return ratelimit.NewRedis(client)
 }
 
 // listen opens the listener, and names a loopback one if nothing else did.

@@ -51,7 +51,8 @@ type Config struct {
 	// AllowInsecure accepts ws:// to any host: the relay's TLS hides tickets
 	// and who talks from the network. For test beds.
 	AllowInsecure bool
-	// TLS is used for both; nil means the system's roots. It is cloned.
+	// TLS is used for both; nil means the system's roots. It is cloned, and
+	// gets a cache of TLS sessions if it has none.
 	TLS *tls.Config
 	// Pins name the fleet, its two signers and the lowest bundle epoch. The
 	// Store may raise the epoch, never lower it.
@@ -130,6 +131,11 @@ func (cfg Config) check() (Config, error) {
 		cfg.TLS = &tls.Config{}
 	}
 	cfg.TLS = cfg.TLS.Clone()
+	if cfg.TLS.ClientSessionCache == nil {
+		// The same relay again costs it no signature, and the phone no
+		// verification.
+		cfg.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{}).DialContext
 	}

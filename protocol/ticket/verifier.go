@@ -2,6 +2,7 @@ package ticket
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"time"
@@ -135,25 +136,51 @@ func (v *Verifier) Reload() error {
 // ctx bounds the wait for an issuer's JWKSURL. Verify may be called again
 // with a later now for the same ticket: it keeps nothing but keys.
 func (v *Verifier) Verify(ctx context.Context, ticket string, devicePub []byte, now time.Time) (Verified, error) {
-	tok, err := parse(ticket)
+	u, err := v.Find(ctx, ticket, now)
 	if err != nil {
 		return Verified{}, err
 	}
+	return u.Verify(devicePub, now)
+}
+
+// Unverified is a ticket with the key that must have signed it. Nothing that it
+// says is believed yet.
+type Unverified struct {
+	tok    token
+	issuer *issuer
+	key    crypto.PublicKey
+	fleets []string // the verifier's own
+}
+
+// Find is the part of [Verifier.Verify] that may wait: it takes a ticket apart
+// and finds the key of its issuer, fetching a JWKSURL if need be. ctx bounds the
+// wait.
+func (v *Verifier) Find(ctx context.Context, ticket string, now time.Time) (Unverified, error) {
+	tok, err := parse(ticket)
+	if err != nil {
+		return Unverified{}, err
+	}
 	if err := tok.header.Check(); err != nil {
-		return Verified{}, err
+		return Unverified{}, err
 	}
 	iss := v.issuers[tok.claims.Issuer]
 	if iss == nil {
-		return Verified{}, ErrIssuer
+		return Unverified{}, ErrIssuer
 	}
 	key, err := iss.keys.key(ctx, tok.header.KeyID, now)
 	if err != nil {
+		return Unverified{}, err
+	}
+	return Unverified{tok: tok, issuer: iss, key: key, fleets: v.fleets}, nil
+}
+
+// Verify is the other part, which computes and never waits.
+func (u Unverified) Verify(devicePub []byte, now time.Time) (Verified, error) {
+	tok := u.tok
+	if err := tok.verifySignature(u.key); err != nil {
 		return Verified{}, err
 	}
-	if err := tok.verifySignature(key); err != nil {
-		return Verified{}, err
-	}
-	if err := tok.claims.Check(now, v.fleets); err != nil {
+	if err := tok.claims.Check(now, u.fleets); err != nil {
 		return Verified{}, err
 	}
 	device, err := ThumbprintOf(devicePub)
@@ -165,11 +192,11 @@ func (v *Verifier) Verify(ctx context.Context, ticket string, devicePub []byte, 
 		return Verified{}, ErrDevice
 	}
 	return Verified{
-		Account:    Account{Issuer: iss.name, Subject: tok.claims.Subject},
-		Fleets:     intersect(v.fleets, tok.claims.Audience),
+		Account:    Account{Issuer: u.issuer.name, Subject: tok.claims.Subject},
+		Fleets:     intersect(u.fleets, tok.claims.Audience),
 		IssuedAt:   tok.claims.IssuedAt,
 		Expires:    tok.claims.Expires,
 		Thumbprint: device,
-		TicketHash: Hash(ticket),
+		TicketHash: Hash(tok.raw),
 	}, nil
 }

@@ -58,10 +58,15 @@ func (f *FailOpen) SpendAlong(ctx context.Context, along Along, steps ...Step) D
 }
 
 func (f *FailOpen) ask(ctx context.Context, along Along, steps []Step) ([]Decision, error) {
-	if s, ok := f.shared.(*Redis); ok {
+	if s, ok := f.shared.(accompanied); ok {
 		return s.SpendAlong(ctx, along, steps)
 	}
 	return f.shared.SpendAll(ctx, steps)
+}
+
+// accompanied is a Spender that takes others along.
+type accompanied interface {
+	SpendAlong(ctx context.Context, along Along, steps []Step) ([]Decision, error)
 }
 
 // Failing says whether the shared Spender failed when it was last asked.

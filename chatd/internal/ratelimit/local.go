@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	"github.com/redis/go-redis/v9"
+
 	"chatvault/chatd/internal/clock"
 )
 
@@ -90,4 +92,27 @@ func (s *Local) makeRoom(now int64) {
 		}
 		delete(s.tats, k)
 	}
+}
+
+// Beside counts in this process, for a relay whose Redis no other relay asks: a
+// script for each limit would say the same, at many times the cost. What goes
+// along goes to that Redis.
+type Beside struct {
+	*Local
+	client Pipeliner
+}
+
+// NewBeside returns a Beside.
+func NewBeside(client Pipeliner, local *Local) *Beside { return &Beside{local, client} }
+
+// SpendAlong does what SpendAll does, and makes a round trip for along, if that is
+// not nil. It never fails: what went along has its own answers.
+func (s *Beside) SpendAlong(ctx context.Context, along Along, steps []Step) ([]Decision, error) {
+	if along != nil {
+		_, _ = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			along(ctx, p)
+			return nil
+		})
+	}
+	return s.SpendAll(ctx, steps)
 }

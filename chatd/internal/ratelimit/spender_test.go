@@ -28,6 +28,10 @@ func spenders(t *testing.T, suite func(t *testing.T, fake *clock.Fake, s Spender
 		fake := clock.NewFake(start)
 		suite(t, fake, NewLocal(fake))
 	})
+	t.Run("beside", func(t *testing.T) {
+		fake := clock.NewFake(start)
+		suite(t, fake, NewBeside(nil, NewLocal(fake)))
+	})
 	for name, connect := range chatdtest.Redises {
 		t.Run(name, func(t *testing.T) {
 			fake := clock.NewFake(start)

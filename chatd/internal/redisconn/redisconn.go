@@ -82,10 +82,30 @@ func Connect(o Options) (client redis.UniversalClient, stop func()) {
 // machine could use.
 func (o Options) embedded() (redis.UniversalClient, func()) {
 	server := miniredis.NewMiniRedis()
-	server.ClockTTL(true) // else nothing would ever lapse
 	opt := o.single()
 	opt.Dialer = func(context.Context, string, string) (net.Conn, error) { return server.Dial() }
-	return redis.NewClient(opt), server.Close
+	over := make(chan struct{})
+	go lapse(server, over)
+	return redis.NewClient(opt), func() {
+		close(over)
+		server.Close()
+	}
+}
+
+// lapse lets keys of the embedded Redis lapse, every second: by itself it walks
+// all of them at each command, or never.
+func lapse(server *miniredis.Miniredis, over <-chan struct{}) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case now := <-tick.C:
+			server.FastForward(now.Sub(last))
+			last = now
+		case <-over:
+			return
+		}
+	}
 }
 
 func (o Options) single() *redis.Options {

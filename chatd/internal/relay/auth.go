@@ -48,11 +48,15 @@ func (c *conn) onAuth(a frame.Auth) {
 		refusal.Status = status
 	} else if !first {
 		refusal.Status = c.extend(v)
-	} else if claim, d := c.mayConnect(identityOf(v)); !d.Allowed {
-		claim.Drop()
-		refusal = limited(frame.TAuth, d.Limit, d.Retry)
 	} else {
-		c.accept(v, claim)
+		id := identityOf(v)
+		claim, d := c.mayConnect(id)
+		if d.Allowed {
+			c.accept(v, id, claim)
+		} else {
+			claim.Drop()
+			refusal = limited(frame.TAuth, d.Limit, d.Retry)
+		}
 	}
 	switch {
 	case refusal.Status == frame.OK:
@@ -71,22 +75,25 @@ func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
 	if !r.cfg.Hosts.Has(a.Host) {
 		return ticket.Verified{}, frame.WrongHost
 	}
-	if !r.authGate.enter(r.ctx, r.cfg.AuthTimeout) {
-		r.Counts.Add("refused_auth_gate")
-		return ticket.Verified{}, frame.AuthTimeout
-	}
-	defer r.authGate.leave()
-	v, err := r.Tickets.Verify(r.ctx, a.Ticket, a.DeviceKey[:], r.Clock.Now())
-	if err == nil {
-		// The nonce is this connection's: what was recorded on another one
-		// does not verify.
-		err = ticket.VerifyRelayAuth(a.DeviceKey[:], a.Signature[:], c.nonce, a.Host, v.TicketHash)
+	p := proof{nonce: c.nonce, auth: &a, now: r.Clock.Now()}
+	v, err := c.gated(p)
+	if errors.Is(err, ticket.ErrUnavailable) {
+		// An issuer's keys must be fetched first. Nobody waits for that inside of
+		// the gate.
+		var found ticket.Unverified
+		if found, err = r.Tickets.Find(r.ctx, a.Ticket, p.now); err == nil {
+			p.found = &found
+			v, err = c.gated(p)
+		}
 	}
 	switch {
 	case err == nil:
 		return v, frame.OK
 	case errors.Is(err, ticket.ErrExpired):
 		return v, frame.TicketExpired
+	case errors.Is(err, errGate):
+		r.Counts.Add("refused_auth_gate")
+		return v, frame.AuthTimeout
 	case errors.Is(err, ticket.ErrUnavailable):
 		r.Log.Warn("a ticket could not be verified", "reason", err)
 		return v, frame.Internal
@@ -95,6 +102,16 @@ func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
 	// ticket; the client is not told which.
 	r.Log.Debug("a ticket was refused", "reason", err)
 	return v, frame.NotAuthorised
+}
+
+// gated verifies a proof when there is a place. It waits for nothing else.
+func (c *conn) gated(p proof) (ticket.Verified, error) {
+	r := c.relay
+	if !r.gate.enter(r.ctx, hasBegun, r.cfg.AuthTimeout) {
+		return ticket.Verified{}, errGate
+	}
+	defer r.gate.leave()
+	return r.verifiers.verify(p)
 }
 
 func identityOf(v ticket.Verified) *identity {
@@ -115,8 +132,7 @@ func (c *conn) mayConnect(id *identity) (*route.Claim, ratelimit.Decision) {
 }
 
 // accept makes the connection the account's, and says so.
-func (c *conn) accept(v ticket.Verified, claim *route.Claim) {
-	id := identityOf(v)
+func (c *conn) accept(v ticket.Verified, id *identity, claim *route.Claim) {
 	if c.relay.Unheard != nil {
 		name := v.Account
 		id.name = &name

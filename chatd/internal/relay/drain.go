@@ -22,7 +22,6 @@ const comeBack = time.Second
 // one that has vault sessions in flight stays until they have ended, or until
 // the drain time is over.
 func (r *Relay) Drain() {
-	defer r.cancel()
 	defer r.stop()
 	empty := r.beginDrain()
 	over, release := clock.After(r.Clock, r.cfg.Drain)
@@ -47,6 +46,7 @@ func (r *Relay) Drain() {
 
 // stop stops what runs beside the connections.
 func (r *Relay) stop() {
+	r.cancel()
 	r.wheel.Stop()
 	if r.poller != nil {
 		r.poller.close()

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// headTimeout is how long a client may take for TLS and its request.
+	// headTimeout is how long a client may take to begin TLS, then for the rest
+	// of it, then for its request.
 	headTimeout = 5 * time.Second
 	// maxHead is the size of the largest request, in bytes.
 	maxHead = 8 << 10
@@ -116,6 +117,10 @@ func (f *Front) begin(raw net.Conn) {
 		raw.Close()
 		return
 	}
+	if f.tls != nil {
+		// Who came this far does not lose it to what TLS took.
+		raw.SetDeadline(time.Now().Add(f.relay.headTimeout))
+	}
 	if c := f.first(raw, nc, metered); c != nil {
 		c.serve()
 	}
@@ -133,7 +138,6 @@ func (f *Front) first(raw, nc net.Conn, metered bool) *conn {
 	case err != nil:
 		nc.Close()
 	case string(first) == upgrades:
-		growStack()
 		return f.upgrade(nc, h, metered)
 	default:
 		raw.SetDeadline(time.Time{})
@@ -141,20 +145,6 @@ func (f *Front) first(raw, nc net.Conn, metered bool) *conn {
 	}
 	return nil
 }
-
-// growStack makes the goroutine's stack at once as large as AUTH will want it,
-// while there is next to nothing on it to copy: growing by doubling, deep in a
-// parser, takes a tenth of all that a connect costs. The garbage collector makes
-// it small again if the connection stays active; parking ends it.
-//
-//go:noinline
-func growStack() byte {
-	var room [8 << 10]byte
-	return room[len(heads0)]
-}
-
-// heads0 keeps the compiler from seeing which byte growStack reads.
-var heads0 string
 
 // upgrades is how the request for an upgrade begins.
 const upgrades = "GET " + frame.Path + " "
@@ -181,7 +171,7 @@ func (f *Front) secure(raw net.Conn) (nc net.Conn, metered bool, err error) {
 	g := &gated{Conn: raw, relay: r}
 	t := tls.Server(g, f.tls)
 	err = g.during(t.Handshake) // raw has its deadline
-	if err != nil {
+	if err != nil && !errors.Is(err, errGate) {
 		r.Counts.Add("refused_tls")
 	}
 	return t, metered, err
@@ -192,7 +182,14 @@ var errLimited = errors.New("the address has reached its limit")
 // upgrade reads the request and answers it.
 func (f *Front) upgrade(nc net.Conn, h *head, metered bool) (c *conn) {
 	w := &answer{conn: nc, head: h}
-	req, err := http.ReadRequest(h.in)
+	req := &h.request.Request
+	buffered, err := h.in.Peek(h.in.Buffered())
+	size, usual := h.request.parse(buffered)
+	if usual {
+		h.in.Discard(size) // it was peeked: it cannot fail
+	} else {
+		req, err = http.ReadRequest(h.in)
+	}
 	switch {
 	case err != nil:
 		if h.limited.N <= 0 {
@@ -222,6 +219,7 @@ var secured tls.ConnectionState
 // head is what reading a request takes.
 type head struct {
 	in      *bufio.Reader
+	request request
 	limited io.LimitedReader
 	out     *bufio.Writer // gorilla/websocket writes its answer into the buffer of one
 }

@@ -136,7 +136,7 @@ func TestSlowRequests(t *testing.T) {
 // However many begin TLS and say no more, others get in.
 func TestSilentHandshakesKeepNobodyOut(t *testing.T) {
 	h, _ := simple(t, func(s *setup) { s.tls, s.cfg.Limits.Set[ratelimit.ConnectionsPerIP] = true, ratelimit.Off })
-	for range 3 * cap(h.relay.tlsGate) {
+	for range 3 * h.relay.gate.free {
 		conn := h.raw()
 		halfway := &stopAfterHello{Conn: conn, wrote: make(chan struct{})}
 		go tls.Client(halfway, h.clientTLS()).Handshake()
@@ -166,9 +166,8 @@ func TestFullGates(t *testing.T) {
 	})
 	device := chatdtest.NewDevice(t)
 	c := h.dial()
-	for range cap(h.relay.authGate) {
-		h.relay.authGate <- struct{}{}
-		h.relay.tlsGate <- struct{}{}
+	for range h.relay.gate.free {
+		h.relay.gate.enter(t.Context(), hasBegun, 0)
 	}
 	c.Send(c.Auth(device, h.issuer.Ticket(h.clock.Now(), "alice", device)))
 	if r := chatdtest.Expect[frame.Refuse](c); r.Status != frame.AuthTimeout {
@@ -195,4 +194,16 @@ func TestLimitsStandBeforeTLS(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	poll(t, "counted", func() bool { return h.relay.Counts.Get("limited_"+ratelimit.ConnectionsPerIP) == 1 })
+}
+
+// Who comes back to the same relay costs it no signature.
+func TestTLSIsResumed(t *testing.T) {
+	h, _ := simple(t, func(s *setup) { s.tls = true })
+	h.dialer.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	for _, want := range []bool{false, true} {
+		c := h.phone("alice")
+		if got := c.WS.NetConn().(*tls.Conn).ConnectionState().DidResume; got != want {
+			t.Errorf("resumed: %v, want %v", got, want)
+		}
+	}
 }

@@ -73,7 +73,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, metered bool) *c
 			return nil
 		}
 	}
-	if !slices.Contains(websocket.Subprotocols(req), frame.Subprotocol) {
+	if asked := req.Header[protocolHeader]; (len(asked) != 1 || asked[0] != frame.Subprotocol) && !slices.Contains(websocket.Subprotocols(req), frame.Subprotocol) {
 		r.refuse(w, http.StatusBadRequest, "no_subprotocol", 0)
 		return nil
 	}
@@ -83,7 +83,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, metered bool) *c
 		return nil
 	}
 	c := newConn(r, began)
-	if c.ws, err = r.upgrader.Upgrade(hijacker{w, c}, req, nil); err != nil {
+	if c.ws, err = r.upgrader.Upgrade(hijacker{w, c}, req, speaks); err != nil {
 		c.in.release()
 		r.places.Add(-1)
 		r.Counts.Add("refused_upgrade")
@@ -92,6 +92,11 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, metered bool) *c
 	c.greet()
 	return c
 }
+
+const protocolHeader = "Sec-Websocket-Protocol"
+
+// speaks is what every answer says: that the client asks for it was checked.
+var speaks = http.Header{protocolHeader: {frame.Subprotocol}}
 
 // overLimit counts a connection of an address; it names the limit that is
 // reached, if one is.

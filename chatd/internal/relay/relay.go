@@ -82,10 +82,10 @@ type Relay struct {
 	cancel   context.CancelFunc
 	wheel    *wheel.Wheel
 
-	tlsGate  gate
-	authGate gate
-	poller   *poller // nil: connections stay active
-	trimmer  *trimmer
+	gate      *gate
+	verifiers verifiers
+	poller    *poller // nil: connections stay active
+	trimmer   *trimmer
 	// What tests make smaller.
 	parkAfter    time.Duration
 	frameTimeout time.Duration
@@ -117,7 +117,7 @@ func New(cfg Config, parts Parts) *Relay {
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
-	r.tlsGate, r.authGate = newGate(), newGate()
+	r.gate = newGate()
 	r.wheel = wheel.New(parts.Clock)
 	r.trimmer = newTrimmer(r)
 	var err error
@@ -126,11 +126,11 @@ func New(cfg Config, parts Parts) *Relay {
 		parts.Log.Warn("idle connections keep their goroutine", "reason", err)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.verifiers.ctx, r.verifiers.work, r.verifiers.tickets = r.ctx, make(chan *verification), parts.Tickets
 	r.upgrader = websocket.Upgrader{
 		ReadBufferSize:  0, // use hijacker's
 		WriteBufferSize: 256,
 		WriteBufferPool: new(sync.Pool), // for close frames only: see outbox
-		Subprotocols:    []string{frame.Subprotocol},
 		CheckOrigin:     r.originAllowed,
 		Error:           func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },
 	}

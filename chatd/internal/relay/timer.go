@@ -15,26 +15,35 @@ import (
 const expiryGrace = 60 * time.Second
 
 // Due implements wheel.Owner: it does what is due, and sets the wheel for what
-// is next.
+// is next. Others than the wheel call it too, at any time: when the moment that
+// is set passes while it is set, the wheel may have turned already, and nobody
+// but Due itself would notice before the next tick.
 func (c *conn) Due() {
+	for c.due() {
+	}
+}
+
+// due does so once. It says whether there is more to do.
+func (c *conn) due() (more bool) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	now := c.relay.Clock.Now()
 	if c.goodbye != 0 && !c.drains && now.UnixNano() >= c.goodbye {
 		c.mu.Unlock()
 		c.drain()
-		c.Due()
-		return
+		return true
 	}
 	why, ping, next := c.dueLocked(now)
 	if next > 0 {
 		if c.goodbye != 0 && !c.drains {
 			next = min(next, time.Unix(0, c.goodbye).Sub(now))
 		}
-		c.relay.wheel.Set(&c.wake, next)
+		at := now.Add(next)
+		c.relay.wheel.SetAt(&c.wake, at)
+		more = !c.relay.Clock.Now().Before(at)
 	}
 	c.mu.Unlock()
 	switch {
@@ -45,7 +54,9 @@ func (c *conn) Due() {
 		c.end(why)
 	case ping && !c.out.send(websocket.PingMessage, nil):
 		c.end(slowConsumer)
+		return false
 	}
+	return more
 }
 
 // dueLocked says what is due now: the end, with its reason, when next is 0;

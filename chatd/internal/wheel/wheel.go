@@ -81,9 +81,13 @@ func (w *Wheel) Now() int64 { return w.now.Load() }
 
 // Set makes the entry due after d, whether or not it was set before. It is
 // called then, or up to one Tick later, never earlier.
-func (w *Wheel) Set(e *Entry, d time.Duration) {
+func (w *Wheel) Set(e *Entry, d time.Duration) { w.SetAt(e, w.clock.Now().Add(max(d, 1))) }
+
+// SetAt makes the entry due at a time. When that is over by now, it is called
+// with the next tick.
+func (w *Wheel) SetAt(e *Entry, at time.Time) {
 	// Rounded up to the tick at or after the exact time.
-	due := int64((w.clock.Now().Add(max(d, 1)).Sub(w.start) + Tick - 1) / Tick)
+	due := int64((at.Sub(w.start) + Tick - 1) / Tick)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	unlink(e)
