@@ -22,9 +22,9 @@ import (
 // timeout bounds one dialling and one answer.
 const timeout = time.Second
 
-// buffer is the size of each of a connection's two buffers, in bytes: go-redis'
-// 32 KiB would be most of what a pool of many connections holds, and a pipeline
-// of this program is a few hundred bytes, or in larger parts.
+// buffer is the size of each of a connection's two buffers, in bytes. go-redis'
+// 32 KiB, and 128 KiB for pipelines, are for much longer ones than those of a
+// connect: a few hundred bytes.
 const buffer = 4 << 10
 
 // Options of a connection.
@@ -115,7 +115,7 @@ func (o Options) single() *redis.Options {
 		ContextTimeoutEnabled: true,
 		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		ReadBufferSize: buffer, WriteBufferSize: buffer,
+		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if o.Socket != "" {
@@ -134,7 +134,7 @@ func (o Options) sentinel() *redis.FailoverOptions {
 		ContextTimeoutEnabled: true,
 		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		ReadBufferSize: buffer, WriteBufferSize: buffer,
+		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 	}
 }
 
@@ -150,7 +150,7 @@ func (o Options) cluster() *redis.ClusterOptions {
 		// A node that died sends nobody elsewhere: the map is asked for.
 		ClusterStateReloadInterval: timeout,
 		MaxRedirects:               redirects, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		ReadBufferSize: buffer, WriteBufferSize: buffer,
+		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }

@@ -23,9 +23,8 @@ import (
 type conn struct {
 	// static after construction
 	relay *Relay
-	wire  wire            // set by the upgrade, as raw, plain and ws
+	wire  wire            // set by the upgrade, as raw and ws
 	raw   syscall.RawConn // of the socket below wire; nil: it cannot be parked
-	plain bool            // wire is the socket itself; else there is TLS in between, or raw is nil
 	ws    *websocket.Conn // on wire
 	nonce [frame.NonceSize]byte
 	began time.Time // when the upgrade was asked for
@@ -39,8 +38,8 @@ type conn struct {
 	in                               input
 	pushed                           int64 // when the read deadline was last moved; 0: move it
 	calm                             calm
-	until                            time.Time // when the client must have answered our close frame; zero: not sent
-	framesTAT, attachesTAT, authsTAT int64     // GCRA, see ratelimit.Limit.Spend
+	until                            int64 // Unix ns, when the client must have answered our close frame; 0: not sent
+	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
 
 	mu       sync.Mutex // guards what follows
 	identity *identity  // nil until AUTH was accepted; never changed after
@@ -137,7 +136,7 @@ func (c *conn) serve() {
 		}
 		if err != nil {
 			// The close frame may be on its way, or not be written yet.
-			closing := c.hasEnded() && c.until.IsZero() || errors.Is(err, websocket.ErrReadLimit)
+			closing := c.hasEnded() && c.until == 0 || errors.Is(err, websocket.ErrReadLimit)
 			c.end(readReason(err))
 			if closing {
 				c.linger()

@@ -105,7 +105,7 @@ func (o *outbox) sendLocked(kind int, body []byte) bool {
 		r.traffic.framesOut.Add(1)
 		r.traffic.bytesOut.Add(int64(len(body)))
 	}
-	if o.w == nil && o.conn.plain {
+	if o.w == nil && o.conn.plain() {
 		o.sendNowLocked(kind, body)
 		return true
 	}

@@ -25,8 +25,10 @@ import (
 // connection. Where there is no poller, connections stay active.
 
 const (
-	// parkAfter is how long a silent connection keeps its goroutine.
-	parkAfter = 5 * time.Second
+	// parkAfter is how long a silent connection keeps its goroutine: a few of a
+	// phone's round trips. The memory that a relay needs at most is of those who
+	// are active at a time.
+	parkAfter = 2 * time.Second
 	// pushEvery is how often the deadline that tells of silence is moved at
 	// most; a connection may so be parked that much earlier.
 	pushEvery = time.Second
@@ -115,7 +117,7 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c := h.conn
 	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
 	*c.wire.held = (*c.wire.held)[:0]
-	c.raw, c.plain = rawConn(raw)
+	c.raw = rawConn(raw)
 	c.in.attach((*source)(c))
 	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
 }
@@ -195,21 +197,21 @@ func (c *conn) await() error {
 // tooLate says that the client had its time to answer our close frame, or can
 // answer nothing any more. What else it sends in that time gives it no more.
 func (c *conn) tooLate() bool {
-	if c.until.IsZero() {
+	if c.until == 0 {
 		if c.out.over() {
-			c.until = time.Now().Add(c.relay.closeGrace)
+			c.until = time.Now().Add(c.relay.closeGrace).UnixNano()
 		}
 		return false
 	}
-	return !time.Now().Before(c.until)
+	return time.Now().UnixNano() >= c.until
 }
 
 // push sets the deadline of the next read.
 func (c *conn) push(ended bool) {
 	r := c.relay
 	switch now := r.wheel.Now(); {
-	case ended && !c.until.IsZero():
-		c.wire.Conn.SetReadDeadline(c.until)
+	case ended && c.until != 0:
+		c.wire.Conn.SetReadDeadline(time.Unix(0, c.until))
 	case ended: // the writer has its own deadline, and kicks
 		c.wire.Conn.SetReadDeadline(time.Now().Add(r.closeGrace))
 	case c.calm == pinged: // what was read already, TLS' too, comes before the deadline
@@ -278,15 +280,19 @@ func (c *conn) kick() {
 	c.resume()
 }
 
-// rawConn is the socket of a connection, nil if it tells of none; plain says that
-// nothing, like TLS, stands between the two.
-func rawConn(conn net.Conn) (raw syscall.RawConn, plain bool) {
-	t, secure := conn.(*tls.Conn)
-	if secure {
+// rawConn is the socket of a connection, nil if it tells of none.
+func rawConn(conn net.Conn) (raw syscall.RawConn) {
+	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
 	if s, ok := conn.(syscall.Conn); ok {
 		raw, _ = s.SyscallConn()
 	}
-	return raw, raw != nil && !secure
+	return raw
+}
+
+// plain says that what goes through raw is what goes through wire.
+func (c *conn) plain() bool {
+	_, secure := c.wire.Conn.(*tls.Conn)
+	return c.raw != nil && !secure
 }

@@ -146,7 +146,7 @@ func (c *conn) onEvent(in *nowait, bytes bool) {
 		c.mu.Unlock()
 		return
 	}
-	if !c.plain || c.ended || !bytes {
+	if !c.plain() || c.ended || !bytes {
 		c.resumeLocked()
 		c.mu.Unlock()
 		return
