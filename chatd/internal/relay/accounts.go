@@ -13,10 +13,16 @@ type seat struct {
 	next  *conn
 }
 
+// accountKey is the part of its name that tells an account from all others, here
+// as in Redis.
+type accountKey [16]byte
+
+func keyOf(a route.Account) accountKey { return accountKey(a[:]) }
+
 // unseatLocked takes a connection off its account's list. The caller holds mu.
 func (r *Relay) unseatLocked(c *conn) {
 	a := c.seat.id.account
-	first := r.accounts[a]
+	first := r.accounts[keyOf(a)]
 	for at := &first; *at != nil; at = &(*at).seat.next {
 		if *at == c {
 			*at = c.seat.next
@@ -25,9 +31,9 @@ func (r *Relay) unseatLocked(c *conn) {
 	}
 	c.seat = seat{}
 	if first == nil {
-		delete(r.accounts, a)
+		delete(r.accounts, keyOf(a))
 	} else {
-		r.accounts[a] = first
+		r.accounts[keyOf(a)] = first
 	}
 }
 
@@ -39,14 +45,14 @@ func (r *Relay) enter(c *conn, id *identity, claim *route.Claim, ready frame.Rea
 	a, device := id.account, id.device()
 	var older []*conn
 	r.mu.Lock()
-	for other := r.accounts[a]; other != nil; other = other.seat.next {
+	for other := r.accounts[keyOf(a)]; other != nil; other = other.seat.next {
 		if other.seat.id.device() == device {
 			older = append(older, other)
 		}
 	}
 	// Under the lock, so that presence and absence are told in order.
-	c.seat = seat{id: id, epoch: claim.Keep(), next: r.accounts[a]}
-	r.accounts[a] = c
+	c.seat = seat{id: id, epoch: claim.Keep(), next: r.accounts[keyOf(a)]}
+	r.accounts[keyOf(a)] = c
 	c.out.mu.Lock() // whoever rings it now waits for READY; nobody else for the socket
 	r.mu.Unlock()
 	queued := c.out.sendFrameLocked(ready)
@@ -77,7 +83,7 @@ func (r *Relay) leave(c *conn) {
 func (r *Relay) Replace(a route.Account, device route.Device, epoch route.Epoch) {
 	var older []*conn
 	r.mu.Lock()
-	for c := r.accounts[a]; c != nil; c = c.seat.next {
+	for c := r.accounts[keyOf(a)]; c != nil; c = c.seat.next {
 		if c.seat.id.device() == device && c.seat.epoch < epoch {
 			older = append(older, c)
 		}
@@ -96,7 +102,7 @@ func (r *Relay) Ring(a route.Account) { r.ring(a, nil, route.Device{}) }
 func (r *Relay) ring(a route.Account, but *conn, from route.Device) (heard bool) {
 	r.mu.Lock()
 	var bells []*conn
-	for c := r.accounts[a]; c != nil; c = c.seat.next {
+	for c := r.accounts[keyOf(a)]; c != nil; c = c.seat.next {
 		if c != but {
 			bells = append(bells, c)
 			heard = heard || c.seat.id.device() != from

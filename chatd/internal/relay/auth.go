@@ -117,10 +117,9 @@ func (c *conn) gated(p proof) (ticket.Verified, error) {
 func identityOf(v ticket.Verified) *identity {
 	account := v.Account.Bytes()
 	return &identity{
-		account:    sha256.Sum256(account),
-		issuer:     v.Account.Issuer,
-		thumbprint: v.Thumbprint,
-		peer:       sha256.Sum256(append(account, v.Thumbprint[:]...)),
+		account: sha256.Sum256(account),
+		issuer:  v.Account.Issuer,
+		peer:    sha256.Sum256(append(account, v.Thumbprint[:]...)),
 	}
 }
 
@@ -143,11 +142,11 @@ func (c *conn) accept(v ticket.Verified, id *identity, claim *route.Claim) {
 		claim.Drop()
 		return
 	}
-	c.identity, c.expires = id, v.Expires
+	c.identity, c.expires = id, v.Expires.UnixMilli()
 	c.mu.Unlock()
 	c.relay.Counts.Add("authenticated")
 	if c.relay.Handshake != nil {
-		c.relay.Handshake(c.relay.Clock.Now().Sub(c.began))
+		c.relay.Handshake(c.relay.Clock.Now().Sub(time.Unix(0, c.began)))
 	}
 	if !c.relay.enter(c, id, claim, c.ready(v.Expires)) {
 		c.end(slowConsumer)
@@ -160,17 +159,14 @@ func (id *identity) device() route.Device { return route.Device(id.peer[:len(rou
 
 // extend takes a fresh ticket of the same account and device.
 func (c *conn) extend(v ticket.Verified) frame.Status {
-	id := c.who()
-	if id.account != route.Account(v.Account.Hash()) || id.thumbprint != v.Thumbprint {
+	if identityOf(v).peer != c.who().peer {
 		return frame.NotAuthorised
 	}
 	c.mu.Lock()
-	if v.Expires.After(c.expires) {
-		c.expires = v.Expires
-	}
+	c.expires = max(c.expires, v.Expires.UnixMilli())
 	expires := c.expires
 	c.mu.Unlock()
-	c.sendFrame(c.ready(expires))
+	c.sendFrame(c.ready(time.UnixMilli(expires)))
 	c.Due()
 	return frame.OK
 }

@@ -27,7 +27,7 @@ type conn struct {
 	raw   syscall.RawConn // of the socket below wire; nil: it cannot be parked
 	ws    *websocket.Conn // on wire
 	nonce [frame.NonceSize]byte
-	began time.Time // when the upgrade was asked for
+	began int64 // Unix ns, when the upgrade was asked for
 
 	out  outbox
 	wake wheel.Entry
@@ -43,7 +43,7 @@ type conn struct {
 
 	mu       sync.Mutex // guards what follows
 	identity *identity  // nil until AUTH was accepted; never changed after
-	expires  time.Time  // of the ticket
+	expires  int64      // Unix ms, of the ticket
 	goodbye  int64      // Unix ns when a drain reaches this connection; 0: never
 	drains   bool       // it has been reached
 	ended    bool
@@ -60,10 +60,9 @@ type conn struct {
 
 // identity is who a connection belongs to.
 type identity struct {
-	account    route.Account
-	issuer     string // the configured name
-	thumbprint ticket.Thumbprint
-	peer       [32]byte // as UplinkPeer names it
+	account route.Account
+	issuer  string   // the configured name
+	peer    [32]byte // account and device, as UplinkPeer names them
 	// name is what the app calls the account, nil when nobody asks.
 	name *ticket.Account
 }
@@ -85,7 +84,7 @@ type pending struct {
 }
 
 func newConn(r *Relay, began time.Time) *conn {
-	c := &conn{relay: r, nonce: newNonce(), began: began}
+	c := &conn{relay: r, nonce: newNonce(), began: began.UnixNano()}
 	c.out.conn = c
 	c.wake.Owner = c
 	return c

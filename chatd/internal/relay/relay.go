@@ -100,7 +100,7 @@ type Relay struct {
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
 	conns    map[*conn]struct{}
-	accounts map[route.Account]*conn // the first of each: see seat
+	accounts map[accountKey]*conn // the first of each: see seat
 	sessions map[frame.SessionID]*conn
 	unready  bool          // new clients should go elsewhere
 	drains   bool          // new clients are refused
@@ -113,7 +113,7 @@ func New(cfg Config, parts Parts) *Relay {
 		cfg: cfg, Parts: parts,
 		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout,
 		conns:    map[*conn]struct{}{},
-		accounts: map[route.Account]*conn{},
+		accounts: map[accountKey]*conn{},
 		sessions: map[frame.SessionID]*conn{},
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)

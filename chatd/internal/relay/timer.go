@@ -63,7 +63,7 @@ func (c *conn) due() (more bool) {
 // else whether to ping, and when to look again.
 func (c *conn) dueLocked(now time.Time) (why Reason, ping bool, next time.Duration) {
 	if c.identity == nil {
-		if left := c.began.Add(c.relay.cfg.AuthTimeout).Sub(now); left > 0 {
+		if left := time.Unix(0, c.began).Add(c.relay.cfg.AuthTimeout).Sub(now); left > 0 {
 			return 0, false, left
 		}
 		return authTimeout, false, 0
@@ -79,7 +79,7 @@ func (c *conn) dueLocked(now time.Time) (why Reason, ping bool, next time.Durati
 	if ping {
 		next = 5*every/2 - quiet
 	}
-	switch left := c.expires.Sub(now); {
+	switch left := time.UnixMilli(c.expires).Sub(now); {
 	case left > 0:
 		next = min(next, left)
 	case c.idleLocked() || left <= -expiryGrace:
@@ -92,7 +92,7 @@ func (c *conn) dueLocked(now time.Time) (why Reason, ping bool, next time.Durati
 
 func (c *conn) idleLocked() bool { return len(c.sessions) == 0 && len(c.pending) == 0 }
 
-func (c *conn) expiredLocked() bool { return !c.relay.Clock.Now().Before(c.expires) }
+func (c *conn) expiredLocked() bool { return c.relay.Clock.Now().UnixMilli() >= c.expires }
 
 // settle leaves the uplinks on which the connection has no session any more, so
 // that an idle client costs the vaults nothing, and ends a connection that

@@ -77,7 +77,7 @@ type Link struct {
 // goneConn is a connection number that may be forgotten after a time.
 type goneConn struct {
 	number uint32
-	at     time.Time
+	at     uint32 // Unix s, rounded up
 }
 
 // pulse is a connection that knows when something was last read from it: one
@@ -187,7 +187,7 @@ func (s Stream) Leave(heir Peer) {
 		return
 	}
 	l.peers[s.number] = heir
-	l.gone = append(l.gone, goneConn{s.number, l.clock.Now()})
+	l.gone = append(l.gone, goneConn{s.number, uint32(l.clock.Now().Add(time.Second - 1).Unix())})
 	l.forgetLocked()
 	l.pending = frame.AppendEnvelope(l.pending, s.number, frame.UplinkGone{})
 	l.signal()
@@ -201,8 +201,8 @@ func (l *Link) queued() int {
 }
 
 func (l *Link) forgetLocked() {
-	old := l.clock.Now().Add(-rememberFor)
-	for len(l.gone) > 0 && (len(l.gone) > maxGone || !l.gone[0].at.After(old)) {
+	old := uint32(l.clock.Now().Add(-rememberFor).Unix())
+	for len(l.gone) > 0 && (len(l.gone) > maxGone || l.gone[0].at <= old) {
 		delete(l.peers, l.gone[0].number)
 		l.gone = l.gone[1:]
 	}
