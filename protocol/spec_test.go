@@ -138,12 +138,13 @@ var clientFrames = map[string]shape{
 }
 
 var uplinkFrames = map[string]shape{
-	"UPLINK_HELLO": {frame.UplinkHello{Fleet: "f"}, frame.UplinkHello{Fleet: text(64)}},
-	"UPLINK_PEER":  {frame.UplinkPeer{}, frame.UplinkPeer{}},
-	"UPLINK_GONE":  {frame.UplinkGone{}, frame.UplinkGone{}},
-	"UPLINK_PING":  {frame.UplinkPing{}, frame.UplinkPing{}},
-	"UPLINK_PONG":  {frame.UplinkPong{}, frame.UplinkPong{}},
-	"UPLINK_DRAIN": {frame.UplinkDrain{}, frame.UplinkDrain{}},
+	"UPLINK_HELLO":  {frame.UplinkHello{Fleet: "f"}, frame.UplinkHello{Fleet: text(64)}},
+	"UPLINK_PEER":   {frame.UplinkPeer{}, frame.UplinkPeer{}},
+	"UPLINK_GONE":   {frame.UplinkGone{}, frame.UplinkGone{}},
+	"UPLINK_PING":   {frame.UplinkPing{}, frame.UplinkPing{}},
+	"UPLINK_PONG":   {frame.UplinkPong{}, frame.UplinkPong{}},
+	"UPLINK_DRAIN":  {frame.UplinkDrain{}, frame.UplinkDrain{}},
+	"UPLINK_CREDIT": {frame.UplinkCredit{Frames: 1}, frame.UplinkCredit{Frames: frame.Window}},
 }
 
 func TestFrames(t *testing.T) {

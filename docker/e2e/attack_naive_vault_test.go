@@ -148,7 +148,7 @@ func (v *naiveVault) uplink(c net.Conn) {
 	}
 	send(0, frame.UplinkHello{Version: frame.UplinkVersion, Node: frame.NodeID{9, 9, 9, 9}, Fleet: stack.Fleet})
 	in, buf := bufio.NewReader(conn), make([]byte, frame.MaxFrame)
-	peers := map[uint32][32]byte{}
+	peers, windows := map[uint32][32]byte{}, map[frame.SessionID]*frame.ReceiveWindow{}
 	for {
 		number, raw, err := frame.ReadEnvelope(in, buf)
 		if err != nil {
@@ -164,6 +164,7 @@ func (v *naiveVault) uplink(c net.Conn) {
 			answer(frame.UplinkPong{})
 		case frame.Attach: // it claims to have the session
 			v.saw(&v.attaches)
+			delete(windows, f.Session)
 			answer(f)
 		case frame.UplinkPeer:
 			peers[number] = f.Hash
@@ -171,6 +172,15 @@ func (v *naiveVault) uplink(c net.Conn) {
 			v.open(f, peers[number], answer)
 		case frame.Data:
 			go v.data(clone(f), answer)
+			w := windows[f.Session]
+			if w == nil {
+				w = new(frame.ReceiveWindow)
+				windows[f.Session] = w
+			}
+			w.Take()
+			if n := w.Use(1); n > 0 {
+				answer(frame.UplinkCredit{Session: f.Session, Frames: n})
+			}
 		}
 	}
 }

@@ -239,6 +239,8 @@ type line struct {
 	conn   *tls.Conn
 	in     *bufio.Reader
 	number uint32
+	// windows of the sessions that this connection has heard of.
+	windows map[frame.SessionID]*frame.ReceiveWindow
 }
 
 // dialVault dials vaultd as the holder of a certificate of the fleet's private CA.
@@ -268,7 +270,7 @@ func (h *house) uplink(t *testing.T, peer [32]byte) *line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &line{t: t, conn: conn, in: bufio.NewReader(conn), number: 1}
+	l := &line{t: t, conn: conn, in: bufio.NewReader(conn), number: 1, windows: map[frame.SessionID]*frame.ReceiveWindow{}}
 	expect[frame.UplinkHello](t, l)
 	l.send(frame.UplinkPeer{Hash: peer})
 	return l
@@ -292,11 +294,28 @@ func (l *line) next() (frame.Frame, error) {
 			return nil, err
 		}
 		f, err := frame.ParseUplink(raw)
-		switch f.(type) {
-		case frame.UplinkPing, frame.Notice:
-		default:
-			return f, err
+		switch f := f.(type) {
+		case frame.UplinkPing, frame.Notice, frame.UplinkCredit:
+			continue
+		case frame.Attach:
+			delete(l.windows, f.Session)
+		case frame.Data:
+			l.use(f.Session)
 		}
+		return f, err
+	}
+}
+
+// use gives credit for a DATA frame, as chatd does.
+func (l *line) use(id frame.SessionID) {
+	w := l.windows[id]
+	if w == nil {
+		w = new(frame.ReceiveWindow)
+		l.windows[id] = w
+	}
+	w.Take()
+	if n := w.Use(1); n > 0 {
+		l.send(frame.UplinkCredit{Session: id, Frames: n})
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 // ErrMalformed is wrapped by every error of this package's parsers.
 var ErrMalformed = errors.New("malformed frame")
 
+var errCredit = fmt.Errorf("%w: UPLINK_CREDIT", ErrMalformed)
+
 var be = binary.BigEndian
 
 // Append implements Frame.

@@ -31,6 +31,7 @@ func samples() []frame.Frame {
 		frame.UplinkHello{Version: 1, Node: frame.NodeID{1, 2, 3, 4}, Fleet: "demo"},
 		frame.UplinkPeer{Hash: [32]byte{1, 31: 9}},
 		frame.UplinkGone{}, frame.UplinkPing{}, frame.UplinkPong{}, frame.UplinkDrain{},
+		frame.UplinkCredit{Session: sid, Frames: 1}, frame.UplinkCredit{Session: sid, Frames: frame.Window},
 	}
 }
 
@@ -154,10 +155,12 @@ func TestStatusTable(t *testing.T) {
 
 func TestMisusePanics(t *testing.T) {
 	for name, f := range map[string]frame.Frame{
-		"empty DATA":    frame.Data{},
-		"oversize OPEN": frame.Open{Payload: make([]byte, frame.MaxPayload+1)},
-		"no ticket":     frame.Auth{Host: "h"},
-		"long limit":    frame.Refuse{Limit: strings.Repeat("x", frame.MaxLimit+1)},
+		"empty DATA":                frame.Data{},
+		"oversize OPEN":             frame.Open{Payload: make([]byte, frame.MaxPayload+1)},
+		"no ticket":                 frame.Auth{Host: "h"},
+		"long limit":                frame.Refuse{Limit: strings.Repeat("x", frame.MaxLimit+1)},
+		"no credit":                 frame.UplinkCredit{},
+		"more credit than a window": frame.UplinkCredit{Frames: frame.Window + 1},
 	} {
 		func() {
 			defer func() {

@@ -22,10 +22,12 @@ const (
 	TUplinkPing  Type = 0x44 // both, connection 0: answered by a pong
 	TUplinkPong  Type = 0x45 // both, connection 0
 	TUplinkDrain Type = 0x46 // vaultd→chatd, connection 0: open no new sessions here
+	// both, on a client's connection: so many DATA frames of the session have been used
+	TUplinkCredit Type = 0x47 // session id 20 ‖ frames u16 (1 to 64)
 )
 
-// UplinkVersion is the version that UplinkHello names.
-const UplinkVersion = 1
+// UplinkVersion is the version that UplinkHello names. Version 1 had no credit.
+const UplinkVersion = 2
 
 const (
 	maxFleet         = 64
@@ -64,6 +66,12 @@ type UplinkPong struct{}
 // UplinkDrain asks chatd to open no new sessions on this node.
 type UplinkDrain struct{}
 
+// UplinkCredit gives back so many DATA frames of a session's window (flow.go).
+type UplinkCredit struct {
+	Session SessionID
+	Frames  uint16 // 1 to Window
+}
+
 // Type implements Frame.
 func (UplinkHello) Type() Type { return TUplinkHello }
 func (UplinkPeer) Type() Type  { return TUplinkPeer }
@@ -71,6 +79,9 @@ func (UplinkGone) Type() Type  { return TUplinkGone }
 func (UplinkPing) Type() Type  { return TUplinkPing }
 func (UplinkPong) Type() Type  { return TUplinkPong }
 func (UplinkDrain) Type() Type { return TUplinkDrain }
+
+// Type implements Frame.
+func (UplinkCredit) Type() Type { return TUplinkCredit }
 
 // Append implements Frame.
 func (h UplinkHello) Append(b []byte) []byte {
@@ -89,6 +100,13 @@ func (UplinkGone) Append(b []byte) []byte  { return append(b, byte(TUplinkGone))
 func (UplinkPing) Append(b []byte) []byte  { return append(b, byte(TUplinkPing)) }
 func (UplinkPong) Append(b []byte) []byte  { return append(b, byte(TUplinkPong)) }
 func (UplinkDrain) Append(b []byte) []byte { return append(b, byte(TUplinkDrain)) }
+
+// Append implements Frame.
+func (c UplinkCredit) Append(b []byte) []byte {
+	checkSize("credit", int(c.Frames), 1, Window)
+	b = append(append(b, byte(TUplinkCredit)), c.Session[:]...)
+	return be.AppendUint16(b, c.Frames)
+}
 
 // AppendEnvelope appends f, addressed to a connection.
 func AppendEnvelope(b []byte, conn uint32, f Frame) []byte {
@@ -163,6 +181,8 @@ func ParseUplink(b []byte) (Frame, error) {
 		f = UplinkPong{}
 	case TUplinkDrain:
 		f = UplinkDrain{}
+	case TUplinkCredit:
+		return ParseCredit(b)
 	default:
 		return nil, fmt.Errorf("%w: unknown type 0x%02x", ErrMalformed, uint8(t))
 	}

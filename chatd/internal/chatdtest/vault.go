@@ -22,6 +22,9 @@ import (
 //	DATA "ring"     the echo, then NOTICE
 //	DATA "end"      CLOSE session_ended
 //	DATA "mute"     no answer
+//
+// It keeps the windows of the uplink, and is strict about chatd's: a DATA frame is
+// used when its echo could be sent.
 type Vault struct {
 	t      testing.TB
 	config *tls.Config
@@ -41,7 +44,7 @@ type Vault struct {
 type VaultState struct {
 	Links    int // live uplinks
 	Sessions map[frame.SessionID]*VaultSession
-	Frames   []frame.Frame // everything but pings, in order of arrival
+	Frames   []frame.Frame // everything but pings and credit, in order of arrival
 	Pings    int
 }
 
@@ -50,6 +53,8 @@ type VaultSession struct {
 	Peer   [32]byte
 	Link   *VaultLink // nil: detached
 	Number uint32
+
+	flow
 }
 
 // VaultLink is one uplink, seen from the vault.
@@ -237,6 +242,10 @@ func (l *VaultLink) read() {
 
 func (l *VaultLink) handle(number uint32, f frame.Frame) {
 	v := l.vault
+	if credit, ok := f.(frame.UplinkCredit); ok {
+		l.credit(number, credit)
+		return
+	}
 	if _, ok := f.(frame.UplinkPing); ok {
 		l.Send(0, frame.UplinkPong{})
 		v.update(func(s *VaultState) { s.Pings++ })
@@ -269,7 +278,7 @@ func (l *VaultLink) answer(s *VaultState, number uint32, f frame.Frame) []frame.
 		if session == nil || session.Link != l || session.Number != number {
 			return []frame.Frame{frame.Refuse{Refused: frame.TData, Session: f.Session, Status: frame.NoSession}}
 		}
-		return data(s, f)
+		return session.pass(l.vault, f.Session, data(s, f))
 	case frame.Close:
 		delete(s.Sessions, f.Session)
 	case frame.UplinkGone:
@@ -292,7 +301,9 @@ func (l *VaultLink) open(s *VaultState, number uint32, f frame.Open) []frame.Fra
 	var id frame.SessionID
 	rand.Read(id[:])
 	copy(id[:], l.vault.Hello.Node[:])
-	s.Sessions[id] = &VaultSession{Peer: l.peers[number], Link: l, Number: number}
+	session := &VaultSession{Peer: l.peers[number], Link: l, Number: number}
+	session.replies.Take() // DATA 0
+	s.Sessions[id] = session
 	return []frame.Frame{
 		frame.Attach{Tag: f.Tag, Session: id},
 		frame.Data{Session: id, Payload: f.Payload},
@@ -308,6 +319,7 @@ func (l *VaultLink) attach(s *VaultState, number uint32, f frame.Attach) []frame
 		go session.Link.Send(session.Number, frame.Close{Session: f.Session, Status: frame.Replaced})
 	}
 	session.Link, session.Number = l, number
+	session.fill()
 	return []frame.Frame{frame.Attach{Tag: f.Tag, Session: f.Session}}
 }
 

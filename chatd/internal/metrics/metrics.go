@@ -122,7 +122,7 @@ var families = []family{
 		"delivered", "refused", "failed", "dropped", "joined", "retried",
 	}},
 	{"", desc("chatd_events_total", "Everything else that is counted, by event.", "event"), []string{
-		"connections", "authenticated", "sessions_attached", "notices", "dropped_not_attached", "queues_full", "redis_failed", "redis_flushed", "reloaded", "reload_failed",
+		"connections", "authenticated", "sessions_attached", "notices", "dropped_not_attached", "queues_full", "credit_waits", "sessions_overrun", "sessions_stalled", "redis_failed", "redis_flushed", "reloaded", "reload_failed",
 	}},
 }
 

@@ -52,8 +52,10 @@ type conn struct {
 	fd       int32 // that the poller knows; guarded by its mu
 	// nil while empty: most connections have no session
 	streams  map[*uplink.Link]uplink.Stream
-	sessions map[frame.SessionID]uplink.Stream
+	sessions map[frame.SessionID]*attachment
 	pending  map[uint32]pending
+	room     chan struct{} // wakes a reader that waits for credit; nil: none ever did
+	isCut    bool
 
 	seat seat // guarded by the relay's mu
 }
@@ -319,6 +321,7 @@ func (c *conn) end(why Reason) {
 	first := !c.ended
 	if first {
 		c.ended, c.reason = true, why
+		c.wakeLocked()
 	}
 	c.mu.Unlock()
 	if !first {

@@ -14,8 +14,11 @@ var errForeignSession = errors.New("the vault node attached a session of another
 
 // Deliver implements uplink.Peer.
 func (c *conn) Deliver(l *uplink.Link, raw []byte) error {
-	if frame.Type(raw[0]) == frame.TData {
+	switch frame.Type(raw[0]) {
+	case frame.TData:
 		return c.deliverData(l, raw)
+	case frame.TUplinkCredit:
+		return c.deliverCredit(l, raw)
 	}
 	f, err := frame.Parse(raw)
 	if err != nil {
@@ -43,19 +46,34 @@ func (c *conn) deliverData(l *uplink.Link, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if !c.has(l, d.Session) {
+	c.mu.Lock()
+	a := c.attachedLocked(l, d.Session)
+	kept := a != nil && a.replies.Take()
+	c.mu.Unlock()
+	switch {
+	case a == nil:
 		c.relay.Counts.Add("dropped_not_attached")
-		return nil
+	case !kept:
+		c.overrun(a)
+	case !c.out.sendData(a, raw):
+		c.end(slowConsumer)
 	}
-	c.forward(raw)
 	return nil
 }
 
 func (c *conn) has(l *uplink.Link, id frame.SessionID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stream, ok := c.sessions[id]
-	return ok && stream.Link() == l
+	return c.attachedLocked(l, id) != nil
+}
+
+// attachedLocked is the session, if it is attached to the connection by this very
+// link.
+func (c *conn) attachedLocked(l *uplink.Link, id frame.SessionID) *attachment {
+	if a := c.sessions[id]; a != nil && a.stream.Link() == l {
+		return a
+	}
+	return nil
 }
 
 func (c *conn) forward(raw []byte) {
@@ -83,9 +101,9 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
 	}
 	delete(c.pending, a.Tag)
 	if c.sessions == nil {
-		c.sessions = map[frame.SessionID]uplink.Stream{}
+		c.sessions = map[frame.SessionID]*attachment{}
 	}
-	c.sessions[a.Session] = stream
+	c.sessions[a.Session] = &attachment{id: a.Session, stream: stream}
 	before := c.relay.claim(a.Session, c)
 	c.mu.Unlock()
 	c.relay.Counts.Add("sessions_attached")
@@ -154,8 +172,8 @@ func (c *conn) Lost(l *uplink.Link) {
 	c.mu.Lock()
 	delete(c.streams, l)
 	var lost []frame.SessionID
-	for id, stream := range c.sessions {
-		if stream.Link() == l {
+	for id, a := range c.sessions {
+		if a.stream.Link() == l {
 			lost = append(lost, id)
 		}
 	}

@@ -103,15 +103,15 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 	h, vault := simple(t, nil)
 	c := h.phone("alice")
 	other := h.phone("bob")
-	s, otherSession := c.Open(1, "x"), other.Open(1, "x")
-	session, _ := vault.Session(s)
-	full := frame.Data{Session: s, Sequence: 1, Payload: make([]byte, frame.MaxPayload)}
+	// One session alone has no window to fill the queue.
+	sessions := []frame.SessionID{c.Open(1, "x"), c.Open(2, "x"), c.Open(3, "x"), c.Open(4, "x")}
+	otherSession := other.Open(1, "x")
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		vault.Await("the connection is gone", func(v *chatdtest.VaultState) bool { return v.Sessions[s].Link == nil })
+		vault.Await("the connection is gone", func(v *chatdtest.VaultState) bool { return v.Sessions[sessions[0]].Link == nil })
 	}()
-	for sent := 0; ; sent++ {
+	for {
 		select {
 		case <-gone:
 			if h.relay.Counts.Get("closed_slow_consumer") != 1 {
@@ -120,7 +120,9 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 			other.Echo(otherSession, 1, "the others were never held up")
 			return
 		default:
-			session.Link.Send(session.Number, full)
+			for _, s := range sessions {
+				vault.Push(frame.Data{Session: s, Sequence: 1, Payload: make([]byte, frame.MaxPayload)})
+			}
 		}
 	}
 }

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// maxQueued bounds what waits to be written to one client, in messages.
-	// Request and reply alternate in a vault session: an honest client has a
-	// few waiting.
-	maxQueued = 64
+	// maxQueued bounds what waits to be written to one client, in messages: the
+	// window of a session, and half as many others. Request and reply alternate in
+	// a vault session: an honest client has a few waiting.
+	maxQueued = frame.Window + frame.Window/2
 	// keptBuffer is the size up to which a write buffer is used again, in bytes.
 	keptBuffer = 16 << 10
 	// writeTimeout is how long a client may take to accept what was written.
@@ -45,10 +45,12 @@ type writer struct {
 	out *outbox // owned by the outbox that has it
 
 	// guarded by outbox.mu
-	pending  []byte // whole WebSocket frames
-	messages int    // in pending
+	pending  []byte        // whole WebSocket frames
+	messages int           // in pending
+	data     []*attachment // whose DATA frames are in pending
 
-	spare []byte // owned by the loop
+	spare     []byte // owned by the loop
+	spareData []*attachment
 }
 
 var writers sync.Pool
@@ -76,7 +78,8 @@ func (o *outbox) sendFrameLocked(f frame.Frame) bool {
 	b := encoded.Get().(*[]byte)
 	defer encoded.Put(b)
 	*b = f.Append((*b)[:0])
-	return o.sendLocked(websocket.BinaryMessage, *b)
+	ok, _ := o.sendLocked(nil, websocket.BinaryMessage, *b)
+	return ok
 }
 
 // send queues a copy of a message: an encoded frame, a ping or a pong. It
@@ -84,13 +87,28 @@ func (o *outbox) sendFrameLocked(f frame.Frame) bool {
 func (o *outbox) send(kind int, body []byte) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.sendLocked(kind, body)
+	ok, _ := o.sendLocked(nil, kind, body)
+	return ok
 }
 
-func (o *outbox) sendLocked(kind int, body []byte) bool {
+// sendData is send for a DATA frame of a session, which is told when it was
+// written.
+func (o *outbox) sendData(a *attachment, raw []byte) bool {
+	o.mu.Lock()
+	ok, written := o.sendLocked(a, websocket.BinaryMessage, raw)
+	o.mu.Unlock()
+	if written {
+		o.conn.written(a)
+	}
+	return ok
+}
+
+// sendLocked says whether the message was queued, or nothing is sent any more,
+// and whether it was written already.
+func (o *outbox) sendLocked(a *attachment, kind int, body []byte) (ok, written bool) {
 	r := o.conn.relay
 	if o.broken || o.closing {
-		return true
+		return true, false
 	}
 	if o.w != nil && o.w.messages > 0 {
 		full := r.queued.Load() > r.cfg.MaxQueuedBytes
@@ -98,7 +116,7 @@ func (o *outbox) sendLocked(kind int, body []byte) bool {
 			r.Counts.Add("queues_full")
 		}
 		if full || o.w.messages >= maxQueued {
-			return false
+			return false, false
 		}
 	}
 	if kind == websocket.BinaryMessage {
@@ -106,30 +124,40 @@ func (o *outbox) sendLocked(kind int, body []byte) bool {
 		r.traffic.bytesOut.Add(int64(len(body)))
 	}
 	if o.w == nil && o.conn.plain() {
-		o.sendNowLocked(kind, body)
-		return true
+		return true, o.sendNowLocked(a, kind, body)
 	}
 	o.startLocked()
 	before := len(o.w.pending)
 	o.w.pending = appendMessage(o.w.pending, kind, body)
 	o.w.messages++
+	o.w.owe(a)
 	r.queued.Add(int64(len(o.w.pending) - before))
-	return true
+	return true, false
 }
 
 // sendNowLocked writes a message to a plain connection for which nothing waits:
 // a goroutine costs as much as the write. What the socket does not take at once
 // waits for a writer as always.
-func (o *outbox) sendNowLocked(kind int, body []byte) {
+func (o *outbox) sendNowLocked(a *attachment, kind int, body []byte) (written bool) {
 	b := encoded.Get().(*[]byte)
 	*b = appendMessage((*b)[:0], kind, body)
-	if rest := (*b)[writeNow(o.conn.raw, *b):]; len(rest) > 0 {
+	defer encoded.Put(b)
+	rest := (*b)[writeNow(o.conn.raw, *b):]
+	if len(rest) > 0 {
 		o.startLocked()
 		o.w.pending = append(o.w.pending, rest...)
 		o.w.messages++
+		o.w.owe(a)
 		o.conn.relay.queued.Add(int64(len(rest)))
 	}
-	encoded.Put(b)
+	return a != nil && len(rest) == 0
+}
+
+// owe notes whose DATA frame is pending.
+func (w *writer) owe(a *attachment) {
+	if a != nil {
+		w.data = append(w.data, a)
+	}
 }
 
 // appendMessage appends one WebSocket frame (RFC 6455 §5.2) as a server sends
@@ -179,6 +207,8 @@ func (o *outbox) startLocked() {
 func (o *outbox) dropLocked() {
 	o.conn.relay.queued.Add(-int64(len(o.w.pending)))
 	o.w.pending, o.w.messages = o.w.pending[:0], 0
+	clear(o.w.data)
+	o.w.data = o.w.data[:0]
 }
 
 // loop writes what is pending, all of it at once, until there is nothing.
@@ -191,11 +221,15 @@ func (w *writer) loop() {
 			o.mu.Unlock()
 			return
 		}
-		out, last := w.pending, o.closing
-		w.pending, w.messages = w.spare[:0], 0
+		out, data, last := w.pending, w.data, o.closing
+		w.pending, w.data, w.messages = w.spare[:0], w.spareData[:0], 0
 		o.mu.Unlock()
 		err := o.write(out)
-		w.spare = out
+		if err == nil {
+			o.conn.written(data...)
+		}
+		clear(data)
+		w.spare, w.spareData = out, data
 		if err == nil && !last {
 			continue
 		}

@@ -271,6 +271,10 @@ func (c *conn) cut() {
 		conn = t.NetConn()
 	}
 	conn.Close()
+	c.mu.Lock()
+	c.isCut = true
+	c.wakeLocked()
+	c.mu.Unlock()
 	c.resume()
 }
 

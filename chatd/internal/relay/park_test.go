@@ -137,7 +137,6 @@ func TestTheQueuesOfAllAreBounded(t *testing.T) {
 	c := h.phone("alice")
 	s := c.Open(1, "x")
 	c.Echo(s, 1, "one at a time is always allowed")
-	session, _ := vault.Session(s)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -152,7 +151,7 @@ func TestTheQueuesOfAllAreBounded(t *testing.T) {
 			}
 			return
 		default:
-			session.Link.Send(session.Number, frame.Data{Session: s, Sequence: 2, Payload: make([]byte, frame.MaxPayload)})
+			vault.Push(frame.Data{Session: s, Sequence: 2, Payload: make([]byte, frame.MaxPayload)})
 		}
 	}
 }

@@ -91,6 +91,8 @@ type Relay struct {
 	frameTimeout time.Duration
 	closeGrace   time.Duration
 	headTimeout  time.Duration
+	// creditTimeout too.
+	creditTimeout time.Duration
 
 	settings atomic.Pointer[settings]
 	traffic  traffic
@@ -111,7 +113,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: creditTimeout,
 		conns:    map[*conn]struct{}{},
 		accounts: map[accountKey]*conn{},
 		sessions: map[frame.SessionID]*conn{},

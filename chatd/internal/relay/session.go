@@ -98,6 +98,7 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 		}
 	}
 	_, taken := c.pending[refusal.Tag]
+	attaching := refusal.Refused == frame.TAttach && c.attachingLocked(refusal.Session)
 	_, attached := c.sessions[refusal.Session]
 	switch {
 	case c.expiredLocked():
@@ -106,6 +107,8 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 		refusal.Status = frame.Draining
 	case taken:
 		refusal.Status = frame.Malformed
+	case attaching:
+		refusal.Status, refusal.RetryMillis = frame.Busy, millis(time.Second)
 	case !attached && len(c.sessions)+len(c.pending) >= c.relay.cfg.MaxSessionsPerConnection:
 		refusal.Status, refusal.Limit, refusal.RetryMillis = frame.Busy, SessionsPerConnection, millis(time.Second)
 	}
@@ -115,6 +118,18 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 		return false
 	}
 	return true
+}
+
+// attachingLocked says whether the vault was asked to attach the session here and
+// has not answered: between two answers nobody could say which frame counts from
+// which of them on.
+func (c *conn) attachingLocked(id frame.SessionID) bool {
+	for _, p := range c.pending {
+		if p.kind == frame.TAttach && p.session == id {
+			return true
+		}
+	}
+	return false
 }
 
 // begin sends the OPEN or ATTACH that refusal would refuse.
@@ -148,6 +163,11 @@ func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (uplink.Stream, e
 	if c.pending == nil {
 		c.pending = map[uint32]pending{}
 	}
+	if refusal.Refused == frame.TAttach {
+		// Until the answer nothing of the session may follow the ATTACH: the answer
+		// begins the count of its windows anew, on both sides.
+		c.unbindLocked(refusal.Session)
+	}
 	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
 	return stream, nil
 }
@@ -165,9 +185,7 @@ func (c *conn) onData(raw []byte) {
 		c.refuseAndEnd(frame.Refuse{Refused: frame.TData, Status: frame.Malformed})
 		return
 	}
-	c.mu.Lock()
-	stream, ok := c.sessions[d.Session]
-	c.mu.Unlock()
+	stream, ok := c.passage(d.Session)
 	if !ok {
 		c.refuse(frame.Refuse{Refused: frame.TData, Session: d.Session, Status: frame.NoSession})
 		return
@@ -191,10 +209,16 @@ func (c *conn) onClose(f frame.Close, raw []byte) {
 func (c *conn) unbind(id frame.SessionID) (uplink.Stream, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stream, ok := c.sessions[id]
-	if ok {
-		delete(c.sessions, id)
-		c.relay.release(id, c)
+	return c.unbindLocked(id)
+}
+
+func (c *conn) unbindLocked(id frame.SessionID) (uplink.Stream, bool) {
+	a, ok := c.sessions[id]
+	if !ok {
+		return uplink.Stream{}, false
 	}
-	return stream, ok
+	delete(c.sessions, id)
+	c.relay.release(id, c)
+	c.wakeLocked()
+	return a.stream, true
 }

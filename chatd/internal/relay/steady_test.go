@@ -46,6 +46,8 @@ func echoVault(listener net.Listener, node frame.NodeID) {
 	}
 	defer conn.Close()
 	conn.Write(frame.AppendEnvelope(nil, 0, frame.UplinkHello{Version: frame.UplinkVersion, Node: node, Fleet: chatdtest.Fleet}))
+	var requests frame.ReceiveWindow
+	var scratch [32]byte
 	in, buf, out := bufio.NewReaderSize(conn, 64<<10), make([]byte, frame.MaxFrame), make([]byte, 0, 64<<10)
 	for {
 		number, raw, err := frame.ReadEnvelope(in, buf)
@@ -55,6 +57,11 @@ func echoVault(listener net.Listener, node frame.NodeID) {
 		switch frame.Type(raw[0]) {
 		case frame.TData:
 			out = frame.AppendRawEnvelope(out, number, raw)
+			requests.Take()
+			if n := requests.Use(1); n > 0 {
+				credit := frame.UplinkCredit{Session: steadySession(node), Frames: n}.Append(scratch[:0])
+				out = frame.AppendRawEnvelope(out, number, credit)
+			}
 		case frame.TOpen:
 			out = frame.AppendEnvelope(out, number, frame.Attach{Tag: 1, Session: steadySession(node)})
 		case frame.TUplinkPing:

@@ -100,8 +100,8 @@ func (c *conn) expiredLocked() bool { return c.relay.Clock.Now().UnixMilli() >= 
 func (c *conn) settle() {
 	c.mu.Lock()
 	used := map[*uplink.Link]bool{}
-	for _, stream := range c.sessions {
-		used[stream.Link()] = true
+	for _, a := range c.sessions {
+		used[a.stream.Link()] = true
 	}
 	for _, p := range c.pending {
 		used[p.stream.Link()] = true

@@ -179,7 +179,7 @@ func TestAPhoneSpeaksWebSocket(t *testing.T) {
 }
 
 func TestTheVaultWorksOnceForASequenceNumber(t *testing.T) {
-	v := &vault{node: frame.NodeID{1}, sessions: map[frame.SessionID]uint32{}}
+	v := &vault{node: frame.NodeID{1}, sessions: map[frame.SessionID]*flow{}}
 	near, far := net.Pipe()
 	defer near.Close()
 	go v.uplink(far)

@@ -31,7 +31,7 @@ type vault struct {
 	work atomic.Int64
 
 	mu       sync.Mutex
-	sessions map[frame.SessionID]uint32 // the last sequence number
+	sessions map[frame.SessionID]*flow
 }
 
 // runVault obeys as a vault. Beside the uplink it has a listener for proxies, with
@@ -41,7 +41,7 @@ func runVault(ca, cert, key string) error {
 	if err != nil {
 		return err
 	}
-	v := &vault{node: frame.NodeID{1, 0, 0, 1}, sessions: map[frame.SessionID]uint32{}}
+	v := &vault{node: frame.NodeID{1, 0, 0, 1}, sessions: map[frame.SessionID]*flow{}}
 	uplinks, err := tls.Listen("tcp", "127.0.0.1:0", config)
 	if err != nil {
 		return err
@@ -136,15 +136,26 @@ func whole(in *bufio.Reader) bool {
 }
 
 func (v *vault) answer(out []byte, number uint32, raw []byte) ([]byte, error) {
-	if frame.Type(raw[0]) == frame.TData {
+	switch frame.Type(raw[0]) {
+	case frame.TData:
 		d, err := frame.ParseData(raw)
 		if err != nil {
 			return out, err
 		}
-		if !v.known(d) {
+		f := v.known(d)
+		if f == nil {
 			return frame.AppendEnvelope(out, number, frame.Refuse{Refused: frame.TData, Session: d.Session, Status: frame.NoSession}), nil
 		}
-		return frame.AppendRawEnvelope(out, number, raw), nil
+		return f.echo(out, number, d.Session, raw), nil
+	case frame.TUplinkCredit:
+		c, err := frame.ParseCredit(raw)
+		if err != nil {
+			return out, err
+		}
+		if f := v.find(c.Session); f != nil {
+			out = f.credit(out, number, c)
+		}
+		return out, nil
 	}
 	f, err := frame.ParseUplink(raw)
 	if err != nil {
@@ -158,6 +169,7 @@ func (v *vault) answer(out []byte, number uint32, raw []byte) ([]byte, error) {
 		out = frame.AppendEnvelope(out, number, frame.Attach{Tag: f.Tag, Session: id})
 		out = frame.AppendEnvelope(out, number, frame.Data{Session: id, Payload: f.Payload})
 	case frame.Attach:
+		v.attach(f.Session)
 		out = frame.AppendEnvelope(out, number, f)
 	case frame.Close:
 		v.mu.Lock()
@@ -173,18 +185,34 @@ func (v *vault) begin() (id frame.SessionID) {
 	v.work.Add(1)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.sessions[id] = 0
+	v.sessions[id] = new(flow)
+	v.sessions[id].replies.Take() // DATA 0
 	return id
 }
 
-// known says whether the session is; a new sequence number is work.
-func (v *vault) known(d frame.Data) bool {
+// attach begins the count of the windows anew.
+func (v *vault) attach(id frame.SessionID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	last, ok := v.sessions[d.Session]
-	if ok && d.Sequence > last {
-		v.sessions[d.Session] = d.Sequence
+	if f := v.sessions[id]; f != nil {
+		v.sessions[id] = &flow{last: f.last}
+	}
+}
+
+func (v *vault) find(id frame.SessionID) *flow {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.sessions[id]
+}
+
+// known is find; a new sequence number is work.
+func (v *vault) known(d frame.Data) *flow {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f := v.sessions[d.Session]
+	if f != nil && d.Sequence > f.last {
+		f.last = d.Sequence
 		v.work.Add(1)
 	}
-	return ok
+	return f
 }

@@ -101,7 +101,7 @@ func readHello(in *bufio.Reader) (frame.UplinkHello, error) {
 func checkHello(h frame.UplinkHello, fleet string) error {
 	switch {
 	case h.Version != frame.UplinkVersion:
-		return ErrVersion
+		return fmt.Errorf("%w: %d, and this chatd %d", ErrVersion, h.Version, frame.UplinkVersion)
 	case h.Fleet != fleet:
 		return ErrFleet
 	case h.Node == (frame.NodeID{}):

@@ -177,6 +177,20 @@ func (s Stream) SendNow(f frame.Frame) {
 	}
 }
 
+// Credit gives the node back n DATA frames of a session's window. It never waits
+// and allocates nothing.
+func (s Stream) Credit(id frame.SessionID, n uint16) {
+	var scratch [32]byte
+	raw := frame.UplinkCredit{Session: id, Frames: n}.Append(scratch[:0])
+	l := s.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead == nil {
+		l.pending = frame.AppendRawEnvelope(l.pending, s.number, raw)
+		l.signal()
+	}
+}
+
 // Leave tells the node that the client's connection has ended. heir takes what
 // still comes for it during the next two minutes.
 func (s Stream) Leave(heir Peer) {

@@ -155,7 +155,7 @@ func TestWhoIsNotAVaultOfThisFleet(t *testing.T) {
 		"a certificate of another role":  {role: ChatRole},
 		"a certificate for its address":  {role: "127.0.0.1"},
 		"another fleet":                  {VaultRole, func(h *frame.UplinkHello) { h.Fleet = "other" }, ErrFleet},
-		"another version":                {VaultRole, func(h *frame.UplinkHello) { h.Version = 2 }, ErrVersion},
+		"another version":                {VaultRole, func(h *frame.UplinkHello) { h.Version = frame.UplinkVersion - 1 }, ErrVersion},
 		"no node id":                     {VaultRole, func(h *frame.UplinkHello) { h.Node = frame.NodeID{} }, ErrHello},
 		"a certificate of its own maker": {role: "own"},
 	} {

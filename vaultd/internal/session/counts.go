@@ -12,6 +12,7 @@ const (
 	Requests               // accepted, each under a new sequence number
 	Repeated               // the last reply was sent again
 	RepeatedAtWork         // a repeat whose reply was on the way
+	Held                   // a reply that waited for credit of the uplink
 	IgnoredOld             // an older sequence number
 	IgnoredAhead           // a later one than the next, or the next before the reply
 	IgnoredDiffers         // other bytes under the last sequence number
@@ -27,17 +28,18 @@ const (
 	EndedByClient
 	EndedInternal // the conversation had no reply, or panicked
 	EndedDraining
-	EndedUnheard // the connection was gone before the handshake was done
-	EndedForRoom // no connection held it, and its peer opened another beyond MaxPerPeer
+	EndedUnheard      // the connection was gone before the handshake was done
+	EndedBeyondWindow // chatd sent more than it had credit for, or gave more than it was sent
+	EndedForRoom      // no connection held it, and its peer opened another beyond MaxPerPeer
 	events
 )
 
 var eventNames = [events]string{
-	"opened", "attached", "requests", "repeated", "repeated_at_work",
+	"opened", "attached", "requests", "repeated", "repeated_at_work", "held",
 	"ignored_old", "ignored_ahead", "ignored_differs", "ignored_sealed",
 	"refused_sessions", "refused_per_peer", "refused_draining", "refused_handshake",
 	"failed_handshake", "refused_attach", "refused_data",
-	"ended_idle", "ended_by_client", "ended_internal", "ended_draining", "ended_unheard", "ended_for_room",
+	"ended_idle", "ended_by_client", "ended_internal", "ended_draining", "ended_unheard", "ended_beyond_window", "ended_for_room",
 }
 
 // String is the event's name in metrics.

@@ -101,7 +101,7 @@ func (l *Line) handshake(tag uint32, msg1 []byte) {
 	t.sessions[s.id] = s
 	t.counts.add(Opened)
 	l.attach(s, tag)
-	l.send(frame.Data{Session: s.id, Sequence: 0, Payload: msg2})
+	s.answer()
 }
 
 // errPanic is a bug that a handshake met.
@@ -143,7 +143,7 @@ func (l *Line) Attach(a frame.Attach) {
 }
 
 func (l *Line) attach(s *session, tag uint32) {
-	s.line, s.bell = l, l
+	s.line, s.bell, s.flow = l, l, flow{}
 	l.sessions[s.id] = s
 	l.send(frame.Attach{Tag: tag, Session: s.id})
 }
@@ -159,8 +159,9 @@ func (l *Line) Data(d frame.Data) {
 	case s == nil:
 		t.counts.add(RefusedData)
 		l.send(frame.Close{Session: d.Session, Status: frame.NoSession})
-	case !t.endIfIdle(s, t.cfg.Now()):
+	case !t.endIfIdle(s, t.cfg.Now()) && t.take(s):
 		t.data(s, d)
+		s.giveBack()
 	}
 }
 

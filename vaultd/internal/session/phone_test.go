@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,19 +197,45 @@ type conn struct {
 	t    *testing.T
 	line *session.Line
 	in   chan frame.Frame
+
+	credit atomic.Int64 // that the vault gave
+	keeps  bool         // gives the vault none
+	used   map[frame.SessionID]*frame.ReceiveWindow
 }
 
 func (w *world) dial(peer session.Peer) *conn {
-	c := &conn{t: w.t, in: make(chan frame.Frame, 100)}
+	c := &conn{t: w.t, in: make(chan frame.Frame, 100), used: map[frame.SessionID]*frame.ReceiveWindow{}}
 	c.line = w.table.NewLine(peer, func(f frame.Frame) {
 		// Encoded at once, as an uplink does.
-		parsed, err := frame.Parse(f.Append(nil))
+		parsed, err := frame.ParseUplink(f.Append(nil))
 		if err != nil {
 			w.t.Errorf("sent a frame that does not parse: %v", err)
+		}
+		if credit, ok := parsed.(frame.UplinkCredit); ok {
+			c.credit.Add(int64(credit.Frames))
+			return
 		}
 		c.in <- parsed
 	})
 	return c
+}
+
+// use gives the vault credit for what came, as a chatd does.
+func (c *conn) use(f frame.Frame) {
+	switch f := f.(type) {
+	case frame.Attach:
+		c.used[f.Session] = new(frame.ReceiveWindow)
+	case frame.Data:
+		if !c.used[f.Session].Take() {
+			c.t.Error("the vault sent beyond its window")
+		}
+		if c.keeps {
+			return
+		}
+		if n := c.used[f.Session].Use(1); n > 0 {
+			c.line.Credit(frame.UplinkCredit{Session: f.Session, Frames: n})
+		}
+	}
 }
 
 // want takes the next frame, which must be an F.
@@ -216,6 +243,7 @@ func want[F frame.Frame](c *conn) F {
 	c.t.Helper()
 	select {
 	case f := <-c.in:
+		c.use(f)
 		got, ok := f.(F)
 		if !ok {
 			c.t.Fatalf("got %T %+v, want %T", f, f, got)

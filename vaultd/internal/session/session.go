@@ -30,6 +30,8 @@ type session struct {
 	accepted time.Time
 	working  bool
 	ended    bool
+
+	flow
 }
 
 // data acts on one DATA frame that came over the session's own line. The payload
@@ -59,7 +61,7 @@ func (t *Table) repeat(s *session, d frame.Data) {
 		t.counts.add(RepeatedAtWork) // its reply is on the way
 	default:
 		t.counts.add(Repeated)
-		s.line.send(frame.Data{Session: s.id, Sequence: s.sequence, Payload: s.reply})
+		s.answer()
 	}
 }
 
@@ -73,7 +75,7 @@ func (t *Table) next(s *session, d frame.Data) {
 	t.counts.add(Requests)
 	s.sequence = d.Sequence
 	s.request = sha256.Sum256(d.Payload)
-	s.reply = nil
+	s.reply, s.held = nil, false
 	s.accepted = t.cfg.Now()
 	s.working = true
 	t.work.Add(1)
@@ -100,9 +102,8 @@ func (t *Table) handle(s *session, n uint32, request []byte) {
 		t.endAndTell(s, frame.Internal, EndedInternal)
 	} else {
 		s.reply = s.noise.Seal(s.id[:], n, reply)
-		if s.line != nil {
-			s.line.send(frame.Data{Session: s.id, Sequence: n, Payload: s.reply})
-		}
+		s.answer()
+		s.giveBack()
 	}
 	if ring {
 		// Also when the connection has gone: chatd may still know whose it was,

@@ -121,6 +121,7 @@ type chatd struct {
 	conn *tls.Conn
 	r    *bufio.Reader
 	buf  []byte
+	used map[frame.SessionID]*frame.ReceiveWindow
 }
 
 // connect makes an uplink, without reading anything from it.
@@ -132,7 +133,7 @@ func (w *world) connect() *chatd {
 	}
 	w.t.Cleanup(func() { conn.NetConn().Close() })
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
-	return &chatd{w.t, conn, bufio.NewReader(conn), make([]byte, frame.MaxFrame)}
+	return &chatd{w.t, conn, bufio.NewReader(conn), make([]byte, frame.MaxFrame), map[frame.SessionID]*frame.ReceiveWindow{}}
 }
 
 // dial makes an uplink and answers its first ping.
@@ -157,7 +158,29 @@ func (c *chatd) write(b []byte) {
 	}
 }
 
+// next returns the next frame but credit, and gives credit for DATA.
 func (c *chatd) next() (uint32, frame.Frame) {
+	c.t.Helper()
+	for {
+		conn, f := c.nextOfAll()
+		switch f := f.(type) {
+		case frame.UplinkCredit:
+			continue
+		case frame.Attach:
+			c.used[f.Session] = new(frame.ReceiveWindow)
+		case frame.Data:
+			if !c.used[f.Session].Take() {
+				c.t.Error("vaultd sent beyond its window")
+			}
+			if n := c.used[f.Session].Use(1); n > 0 {
+				c.send(conn, frame.UplinkCredit{Session: f.Session, Frames: n})
+			}
+		}
+		return conn, f
+	}
+}
+
+func (c *chatd) nextOfAll() (uint32, frame.Frame) {
 	c.t.Helper()
 	conn, raw, err := frame.ReadEnvelope(c.r, c.buf)
 	if err != nil {

@@ -138,6 +138,11 @@ func (u *uplink) client(number uint32, f frame.Frame) error {
 			line.Close(f)
 		}
 		return nil
+	case frame.UplinkCredit:
+		if line != nil {
+			line.Credit(f)
+		}
+		return nil
 	case frame.Open:
 		if line != nil {
 			line.Open(f)
