@@ -1,8 +1,9 @@
 // Package relay serves clients: WebSocket, HELLO, AUTH, READY, and then frames
 // of vault sessions, which it carries to the vault nodes and back unread.
 //
-// A connection that is not idle has one goroutine, which reads (park.go).
-// Whoever has something for the client queues it; a goroutine writes while the queue holds anything. One
+// A connection that is not idle has one goroutine, which reads (park.go). Whoever
+// has something for the client writes what the socket takes at once; the rest is
+// queued, and a goroutine writes while the queue holds anything (outbox.go). One
 // timer wheel serves all connections: AUTH, pings, the end of the ticket, drain.
 package relay
 

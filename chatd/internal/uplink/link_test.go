@@ -56,6 +56,11 @@ func TestWhoSendsWaitsWhileTheNodeDoesNotRead(t *testing.T) {
 	if n := <-frames; n != 3*maxPending/(frame.MaxFrame) {
 		t.Errorf("%d frames were sent", n)
 	}
+	awaitState(t, "the burst has left memory", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.pending) == 0 && cap(l.pending) <= keptBuffer
+	})
 	there.Close()
 	if err := <-ended; !errors.Is(err, ErrLost) {
 		t.Errorf("it ended with %v", err)
