@@ -155,28 +155,28 @@ type Unverified struct {
 // Find is the part of [Verifier.Verify] that may wait: it takes a ticket apart
 // and finds the key of its issuer, fetching a JWKSURL if need be. ctx bounds the
 // wait.
-func (v *Verifier) Find(ctx context.Context, ticket string, now time.Time) (Unverified, error) {
+func (v *Verifier) Find(ctx context.Context, ticket string, now time.Time) (*Unverified, error) {
 	tok, err := parse(ticket)
 	if err != nil {
-		return Unverified{}, err
+		return nil, err
 	}
 	if err := tok.header.Check(); err != nil {
-		return Unverified{}, err
+		return nil, err
 	}
 	iss := v.issuers[tok.claims.Issuer]
 	if iss == nil {
-		return Unverified{}, ErrIssuer
+		return nil, ErrIssuer
 	}
 	key, err := iss.keys.key(ctx, tok.header.KeyID, now)
 	if err != nil {
-		return Unverified{}, err
+		return nil, err
 	}
-	return Unverified{tok: tok, issuer: iss, key: key, fleets: v.fleets}, nil
+	return &Unverified{tok: tok, issuer: iss, key: key, fleets: v.fleets}, nil
 }
 
 // Verify is the other part, which computes and never waits.
-func (u Unverified) Verify(devicePub []byte, now time.Time) (Verified, error) {
-	tok := u.tok
+func (u *Unverified) Verify(devicePub []byte, now time.Time) (Verified, error) {
+	tok := &u.tok
 	if err := tok.verifySignature(u.key); err != nil {
 		return Verified{}, err
 	}

@@ -38,25 +38,20 @@ func (c *conn) refuseAndEnd(f frame.Refuse) {
 }
 
 // onAuth verifies an AUTH: the first one, or a later one that extends the
-// connection.
+// connection. It is a goroutine's deepest point, so what is large stands
+// elsewhere: see verifiers.
 func (c *conn) onAuth(a frame.Auth) {
 	first := c.who() == nil
 	refusal := frame.Refuse{Refused: frame.TAuth}
 	if wait := c.spend(&c.authsTAT, ratelimit.AuthsPerConnection); wait > 0 {
 		refusal = limited(frame.TAuth, ratelimit.AuthsPerConnection, wait)
-	} else if v, status := c.verify(a); status != frame.OK {
-		refusal.Status = status
-	} else if !first {
-		refusal.Status = c.extend(v)
 	} else {
-		id := identityOf(v)
-		claim, d := c.mayConnect(id)
-		if d.Allowed {
-			c.accept(v, id, claim)
-		} else {
-			claim.Drop()
-			refusal = limited(frame.TAuth, d.Limit, d.Retry)
+		v := verifications.Get().(*verification)
+		v.nonce, v.auth = c.nonce, a
+		if refusal.Status = c.verify(v); refusal.Status == frame.OK {
+			refusal = c.verified(&v.verified, first)
 		}
+		v.release()
 	}
 	switch {
 	case refusal.Status == frame.OK:
@@ -68,53 +63,67 @@ func (c *conn) onAuth(a frame.Auth) {
 	}
 }
 
+// verified acts on an AUTH that was verified. It returns the refusal, or one with
+// the status OK.
+func (c *conn) verified(v *ticket.Verified, first bool) frame.Refuse {
+	if !first {
+		return frame.Refuse{Refused: frame.TAuth, Status: c.extend(v)}
+	}
+	id := identityOf(v)
+	claim, d := c.mayConnect(id)
+	if !d.Allowed {
+		claim.Drop()
+		return limited(frame.TAuth, d.Limit, d.Retry)
+	}
+	c.accept(v, id, claim)
+	return frame.Refuse{}
+}
+
 // verify checks host, ticket and proof, the cheapest first.
-func (c *conn) verify(a frame.Auth) (ticket.Verified, frame.Status) {
+func (c *conn) verify(v *verification) frame.Status {
 	r := c.relay
 	// A proof made for another relay opens nothing here.
-	if !r.cfg.Hosts.Has(a.Host) {
-		return ticket.Verified{}, frame.WrongHost
+	if !r.cfg.Hosts.Has(v.auth.Host) {
+		return frame.WrongHost
 	}
-	p := proof{nonce: c.nonce, auth: &a, now: r.Clock.Now()}
-	v, err := c.gated(p)
+	v.now = r.Clock.Now()
+	err := c.gated(v)
 	if errors.Is(err, ticket.ErrUnavailable) {
 		// An issuer's keys must be fetched first. Nobody waits for that inside of
 		// the gate.
-		var found ticket.Unverified
-		if found, err = r.Tickets.Find(r.ctx, a.Ticket, p.now); err == nil {
-			p.found = &found
-			v, err = c.gated(p)
+		if v.found, err = r.Tickets.Find(r.ctx, v.auth.Ticket, v.now); err == nil {
+			err = c.gated(v)
 		}
 	}
 	switch {
 	case err == nil:
-		return v, frame.OK
+		return frame.OK
 	case errors.Is(err, ticket.ErrExpired):
-		return v, frame.TicketExpired
+		return frame.TicketExpired
 	case errors.Is(err, errGate):
 		r.Counts.Add("refused_auth_gate")
-		return v, frame.AuthTimeout
+		return frame.AuthTimeout
 	case errors.Is(err, ticket.ErrUnavailable):
 		r.Log.Warn("a ticket could not be verified", "reason", err)
-		return v, frame.Internal
+		return frame.Internal
 	}
 	// The error is one of the package's constants and holds nothing of the
 	// ticket; the client is not told which.
 	r.Log.Debug("a ticket was refused", "reason", err)
-	return v, frame.NotAuthorised
+	return frame.NotAuthorised
 }
 
 // gated verifies a proof when there is a place. It waits for nothing else.
-func (c *conn) gated(p proof) (ticket.Verified, error) {
+func (c *conn) gated(v *verification) error {
 	r := c.relay
 	if !r.gate.enter(r.ctx, hasBegun, r.cfg.AuthTimeout) {
-		return ticket.Verified{}, errGate
+		return errGate
 	}
 	defer r.gate.leave()
-	return r.verifiers.verify(p)
+	return r.verifiers.verify(v)
 }
 
-func identityOf(v ticket.Verified) *identity {
+func identityOf(v *ticket.Verified) *identity {
 	account := v.Account.Bytes()
 	return &identity{
 		account: sha256.Sum256(account),
@@ -131,7 +140,7 @@ func (c *conn) mayConnect(id *identity) (*route.Claim, ratelimit.Decision) {
 }
 
 // accept makes the connection the account's, and says so.
-func (c *conn) accept(v ticket.Verified, id *identity, claim *route.Claim) {
+func (c *conn) accept(v *ticket.Verified, id *identity, claim *route.Claim) {
 	if c.relay.Unheard != nil {
 		name := v.Account
 		id.name = &name
@@ -158,7 +167,7 @@ func (c *conn) accept(v ticket.Verified, id *identity, claim *route.Claim) {
 func (id *identity) device() route.Device { return route.Device(id.peer[:len(route.Device{})]) }
 
 // extend takes a fresh ticket of the same account and device.
-func (c *conn) extend(v ticket.Verified) frame.Status {
+func (c *conn) extend(v *ticket.Verified) frame.Status {
 	if identityOf(v).peer != c.who().peer {
 		return frame.NotAuthorised
 	}

@@ -106,6 +106,7 @@ func (f *Front) Shutdown(ctx context.Context) error {
 
 // begin takes a connection to its first request.
 func (f *Front) begin(raw net.Conn) {
+	growStack()
 	// Before anything is read. Whoever reads on sets another.
 	if late := time.Now().Add(f.relay.headTimeout); f.tls == nil {
 		raw.SetReadDeadline(late)
@@ -145,6 +146,20 @@ func (f *Front) first(raw, nc net.Conn, metered bool) *conn {
 	}
 	return nil
 }
+
+// growStack makes the goroutine's stack at once as large as the way to READY wants
+// it, while there is next to nothing on it to copy. It is not larger: what the
+// garbage collector finds mostly empty, it copies into a smaller one. What takes
+// more, the verification, has goroutines of its own.
+//
+//go:noinline
+func growStack() byte {
+	var room [2 << 10]byte
+	return room[len(nothing)]
+}
+
+// nothing keeps the compiler from seeing which byte growStack reads.
+var nothing string
 
 // upgrades is how the request for an upgrade begins.
 const upgrades = "GET " + frame.Path + " "

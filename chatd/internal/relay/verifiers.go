@@ -10,12 +10,24 @@ import (
 	"chatvault/protocol/ticket"
 )
 
-// proof is what a client brings for who it is.
-type proof struct {
+// verification is what a client brings for who it is, on its way.
+type verification struct {
 	nonce [frame.NonceSize]byte
-	found *ticket.Unverified // nil: not looked for
-	auth  *frame.Auth
+	auth  frame.Auth
 	now   time.Time
+	found *ticket.Unverified // nil: not looked for
+
+	verified ticket.Verified
+	err      error
+	done     chan struct{} // of 1
+}
+
+var verifications = sync.Pool{New: func() any { return &verification{done: make(chan struct{}, 1)} }}
+
+// release gives it back: nobody reads it any more.
+func (v *verification) release() {
+	*v = verification{done: v.done}
+	verifications.Put(v)
 }
 
 // noWait is over: what is not there is not waited for.
@@ -26,21 +38,18 @@ var noWait = func() context.Context {
 }()
 
 // verify returns ErrUnavailable when it would have to wait for an issuer's keys.
-func (p *proof) verify(tickets *ticket.Verifier) (ticket.Verified, error) {
-	if p.found == nil {
-		found, err := tickets.Find(noWait, p.auth.Ticket, p.now)
-		if err != nil {
-			return ticket.Verified{}, err
+func (v *verification) verify(tickets *ticket.Verifier) (err error) {
+	if v.found == nil {
+		if v.found, err = tickets.Find(noWait, v.auth.Ticket, v.now); err != nil {
+			return err
 		}
-		p.found = &found
 	}
-	v, err := p.found.Verify(p.auth.DeviceKey[:], p.now)
-	if err == nil {
-		// The nonce is this connection's: what was recorded on another one
-		// does not verify.
-		err = ticket.VerifyRelayAuth(p.auth.DeviceKey[:], p.auth.Signature[:], p.nonce, p.auth.Host, v.TicketHash)
+	if v.verified, err = v.found.Verify(v.auth.DeviceKey[:], v.now); err != nil {
+		return err
 	}
-	return v, err
+	// The nonce is this connection's: what was recorded on another one does not
+	// verify.
+	return ticket.VerifyRelayAuth(v.auth.DeviceKey[:], v.auth.Signature[:], v.nonce, v.auth.Host, v.verified.TicketHash)
 }
 
 // verifiers are the goroutines on which proofs are verified, as many as the gate
@@ -54,42 +63,27 @@ type verifiers struct {
 	work    chan *verification
 }
 
-// verification is a proof on its way.
-type verification struct {
-	proof
-	verified ticket.Verified
-	err      error
-	done     chan struct{} // of 1
-}
-
-var verifications = sync.Pool{New: func() any { return &verification{done: make(chan struct{}, 1)} }}
-
 // verify verifies on one of them. Whoever calls it is inside of the gate.
-func (s *verifiers) verify(p proof) (ticket.Verified, error) {
+func (s *verifiers) verify(v *verification) error {
 	s.start.Do(func() {
 		for range perCore * runtime.GOMAXPROCS(0) {
 			go s.run()
 		}
 	})
-	v := verifications.Get().(*verification)
-	v.proof = p
 	select {
 	case s.work <- v:
 		<-v.done
+		return v.err
 	case <-s.ctx.Done(): // the relay is over
-		return ticket.Verified{}, ticket.ErrUnavailable
+		return ticket.ErrUnavailable
 	}
-	verified, err := v.verified, v.err
-	*v = verification{done: v.done}
-	verifications.Put(v)
-	return verified, err
 }
 
 func (s *verifiers) run() {
 	for {
 		select {
 		case v := <-s.work:
-			v.verified, v.err = v.proof.verify(s.tickets)
+			v.err = v.verify(s.tickets)
 			v.done <- struct{}{}
 		case <-s.ctx.Done():
 			return
