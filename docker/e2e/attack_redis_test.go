@@ -177,7 +177,7 @@ func forgedRoutes(t *testing.T, h *house, db *redis.Client, d device, s *talk) {
 		}
 		// Nobody's new session goes where Redis says.
 		for range 10 {
-			h.untouchedBy(t, d)
+			h.untouchedBy(t, h.device(t, "anna"))
 		}
 		if _, _, requests := v.has(); requests != 0 {
 			t.Errorf("the false vault has read %d requests", requests)

@@ -21,8 +21,7 @@ type crowd struct {
 
 func (h *house) crowd(n int) *crowd {
 	h.t.Helper()
-	lb := newBalancer(h.t)
-	lb.addrs = []string{h.ChatdAddr(), h.SecondChatdAddr()}
+	lb := newBalancer(h.t, h.ChatdAddr(), h.SecondChatdAddr())
 	h.relay.target.Store(ptr(lb.ln.Addr().String()))
 	c := &crowd{t: h.t}
 	for i := range n {

@@ -23,19 +23,20 @@ import (
 // after the other, as whoever balances an operator's load does.
 type balancer struct {
 	ln    net.Listener
+	addrs []string
 	next  atomic.Uint64
+
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
-	addrs []string
 }
 
-func newBalancer(t *testing.T) *balancer {
+func newBalancer(t *testing.T, addrs ...string) *balancer {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &balancer{ln: ln, conns: map[net.Conn]struct{}{}}
+	b := &balancer{ln: ln, addrs: addrs, conns: map[net.Conn]struct{}{}}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -187,13 +188,13 @@ func (p *person) recovers(rnd *rand.Rand) error {
 // while people recover. Nobody's recovery fails, and nobody is charged an attempt
 // that was not typed.
 func TestRollingRestart(t *testing.T) {
-	store, lb := etcd(t), newBalancer(t)
+	store := etcd(t)
 	h := start(t, func(o *stack.Options) {
 		o.TwoVaults, o.TwoRelays, o.Redis = true, true, stack.RealRedis
 		o.VaultArgs = append(o.VaultArgs, "--store", "etcd:"+store, "--admin", "127.0.0.1:0", "--drain", "20s")
 		o.ChatdArgs = append(o.ChatdArgs, "--admin", "127.0.0.1:0", "--drain-delay", "200ms")
 	})
-	lb.addrs = []string{h.ChatdAddr(), h.SecondChatdAddr()}
+	lb := newBalancer(t, h.ChatdAddr(), h.SecondChatdAddr())
 	h.relay.target.Store(ptr(lb.ln.Addr().String()))
 	h.settled()
 
