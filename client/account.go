@@ -139,6 +139,10 @@ func (c *Client) Cancel(ctx context.Context, id ClaimID) error {
 // context ends, so that Config.Notice hears the doorbells. It returns when the
 // relay refuses for good, or with the context's error. Operations may run
 // beside it.
+//
+// It returns ErrReplaced when another process with this device's key has
+// connected: a device has one connection. Watch again when the app is in use
+// again, not at once, or the two push each other out.
 func (c *Client) Watch(ctx context.Context) error {
 	o := &operation{c: c, name: "watch", left: Unknown}
 	err := c.link.Hold(ctx)

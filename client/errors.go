@@ -34,6 +34,9 @@ var (
 	// ErrUnreachable: no relay, or no vault behind it, could be reached in
 	// time.
 	ErrUnreachable = errors.New("unreachable")
+	// ErrReplaced: besides ErrUnreachable, another process with this device's
+	// key has taken the connection over. It is not made again by itself.
+	ErrReplaced = errors.New("another process of this device took over")
 	// ErrUnavailable: the vault is there, but its storage or HSM is not.
 	ErrUnavailable = errors.New("the vault cannot work now")
 	// ErrPending: a claim has to ripen first; Error.Until.
@@ -87,7 +90,7 @@ var byStatus = map[frame.Status][]error{
 	frame.NoSession:          {ErrUnreachable},
 	frame.SessionEnded:       {ErrUnreachable},
 	frame.Draining:           {ErrUnreachable},
-	frame.Replaced:           {ErrUnreachable},
+	frame.Replaced:           {ErrUnreachable, ErrReplaced},
 	frame.SlowConsumer:       {ErrUnreachable},
 	frame.WrongHost:          {ErrNotAuthorised},
 	frame.Internal:           {ErrUnavailable},

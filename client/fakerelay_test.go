@@ -161,6 +161,15 @@ func (f *fakeRelay) cutAll() {
 	}
 }
 
+// replaceAll tells every connection that a newer one took over.
+func (f *fakeRelay) replaceAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for ws := range f.live {
+		ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(frame.Replaced.CloseCode(), ""), time.Now().Add(time.Second))
+	}
+}
+
 // unplug cuts every connection and lets no other come about.
 func (f *fakeRelay) unplug() {
 	f.mu.Lock()

@@ -105,7 +105,7 @@ func (o *operation) open(ctx context.Context) (err error) {
 	if o.keys, o.current, err = c.bundles.keys(ctx); err != nil {
 		return err
 	}
-	hello, err := c.link.Connect(ctx)
+	hello, err := c.link.Connect(ctx, !o.reached)
 	if err != nil {
 		return err
 	}

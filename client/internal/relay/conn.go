@@ -26,6 +26,7 @@ const (
 	writeWait   = 10 * time.Second
 	renewAgain  = 10 * time.Second // after an AUTH that failed on a live connection
 	renewFloor  = time.Second      // between two that succeeded
+	reasonWait  = time.Second      // for the reason why a write failed
 )
 
 // conn is one authenticated connection.

@@ -104,20 +104,27 @@ func (l *Link) Close() {
 }
 
 // Connect makes sure that a connection stands, and returns the relay's HELLO.
-// It tries once, after the delay that earlier failures ask for.
-func (l *Link) Connect(ctx context.Context) (frame.Hello, error) {
-	c, err := l.connect(ctx, anew)
+// It tries once, after the delay that earlier failures ask for. With first, it
+// is for what the app has begun just now, which may come back after another
+// process has taken the connection over; else that is the Refusal replaced.
+func (l *Link) Connect(ctx context.Context, first bool) (frame.Hello, error) {
+	p := anew
+	if first {
+		p |= back
+	}
+	c, err := l.connect(ctx, p)
 	if err != nil {
 		return frame.Hello{}, err
 	}
 	return c.hello, nil
 }
 
-// Hold keeps a connection up until the context ends or the relay refuses for
-// good.
+// Hold keeps a connection up until the context ends, the relay refuses for
+// good, or another process with this device's key takes the connection over:
+// to dial again would push that one out, and it us, for ever.
 func (l *Link) Hold(ctx context.Context) error {
-	for {
-		c, err := l.connect(ctx, inFlight)
+	for p := back; ; p = inFlight {
+		c, err := l.connect(ctx, p)
 		if err != nil {
 			if err := l.retry(ctx, err); err != nil {
 				return err
@@ -126,10 +133,20 @@ func (l *Link) Hold(ctx context.Context) error {
 		}
 		select {
 		case <-c.done:
+			if replaced(c.err) {
+				return c.err // also if an operation has come back by now
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// replaced says whether a connection ended because a newer one of the same
+// account and device took over.
+func replaced(err error) bool {
+	r, ok := errors.AsType[*Refusal](err)
+	return ok && r.Status == frame.Replaced
 }
 
 // retry waits after a failure if another try may help, else returns it.
@@ -146,13 +163,19 @@ func (l *Link) retry(ctx context.Context, err error) error {
 	return nil
 }
 
-// purpose says what a connection is wanted for: one that the relay asked to
-// leave finishes what is in flight, and begins nothing.
-type purpose bool
+// purpose says what a connection is wanted for.
+type purpose uint8
 
 const (
-	inFlight purpose = false
-	anew     purpose = true
+	// inFlight: what goes on takes any connection, and makes none after it was
+	// replaced.
+	inFlight purpose = 0
+	// anew: one that the relay asked to leave finishes what is in flight, and
+	// begins nothing.
+	anew purpose = 1 << (iota - 1)
+	// back: the app has begun something, and so a connection that was replaced
+	// may be made again.
+	back
 )
 
 // connect returns the live connection, or makes one.
@@ -220,11 +243,14 @@ func (l *Link) current(p purpose) (*conn, time.Duration, error) {
 		return nil, Backoff(l.broken), nil
 	}
 	leaveAt := l.cur.leaveAt()
-	if p == anew && !leaveAt.IsZero() {
+	if p&anew != 0 && !leaveAt.IsZero() {
 		l.cur.fail(&Refusal{Status: frame.Draining})
 	}
 	if !l.cur.dead() {
 		return l.cur, 0, nil
+	}
+	if replaced(l.cur.err) && p&back == 0 {
+		return nil, 0, l.cur.err
 	}
 	if time.Since(l.cur.since) > backoffLast {
 		l.broken = 0

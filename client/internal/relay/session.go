@@ -33,8 +33,7 @@ func (l *Link) Open(ctx context.Context, message1 []byte) (*Session, []byte, err
 	c.drain()
 	tag := l.nextTag()
 	if err := c.send(frame.Open{Tag: tag, Payload: message1}); err != nil {
-		c.fail(err)
-		return nil, nil, err
+		return nil, nil, c.unsent(err)
 	}
 	s := &Session{link: l, conn: c}
 	var message2 []byte
@@ -130,8 +129,7 @@ func (s *Session) try(ctx context.Context, sequence uint32, payload []byte, acce
 		}
 	}
 	if err := c.send(frame.Data{Session: s.id, Sequence: sequence, Payload: payload}); err != nil {
-		c.fail(err)
-		return err
+		return c.unsent(err)
 	}
 	return c.await(ctx, s.link.cfg.ReplyWait, func(f frame.Frame) (bool, error) {
 		if d, ok := f.(frame.Data); ok {
@@ -147,8 +145,7 @@ func (s *Session) try(ctx context.Context, sequence uint32, payload []byte, acce
 func (s *Session) attach(ctx context.Context, c *conn) error {
 	tag := s.link.nextTag()
 	if err := c.send(frame.Attach{Tag: tag, Session: s.id}); err != nil {
-		c.fail(err)
-		return err
+		return c.unsent(err)
 	}
 	err := c.await(ctx, s.link.cfg.ReplyWait, func(f frame.Frame) (bool, error) {
 		if a, ok := f.(frame.Attach); ok {
@@ -276,11 +273,24 @@ func (c *conn) expire(err error) {
 	}
 }
 
+// unsent ends a connection that takes no frame, and returns why it ended: the
+// relay may have closed it with a reason, which the read loop is about to tell.
+func (c *conn) unsent(err error) error {
+	timer := time.NewTimer(reasonWait)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+	}
+	c.fail(err)
+	return c.ended()
+}
+
 // ended is the error of an exchange whose connection ended under it: a lost
-// connection, whatever the reason. Reconnecting finds out whether a refusal
-// lasts.
+// connection, whatever the reason but replaced. Reconnecting finds out whether
+// another refusal lasts.
 func (c *conn) ended() error {
-	if errors.Is(c.err, ErrClosed) || errors.Is(c.err, ErrLost) {
+	if errors.Is(c.err, ErrClosed) || errors.Is(c.err, ErrLost) || replaced(c.err) {
 		return c.err
 	}
 	return fmt.Errorf("%w: %v", ErrLost, c.err)
