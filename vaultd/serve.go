@@ -35,7 +35,7 @@ type serveCmd struct {
 
 	HSM         string `name:"hsm" required:"" placeholder:"URI" help:"Token as an RFC 7512 URI, or \"mem\": keys in memory, lost at exit, only with --insecure-dev."`
 	PINFile     string `name:"pin-file" placeholder:"FILE" help:"File with the user PIN, mode 0600, if the URI has no pin-source."`
-	HSMSessions int    `name:"hsm-sessions" default:"8" help:"HSM sessions, and so operations at a time."`
+	HSMSessions int    `name:"hsm-sessions" default:"8" help:"HSM sessions, and so operations at a time. Half of them, 1 to 8, are what a sweep may use."`
 	InsecureDev bool   `name:"insecure-dev" help:"Allow --hsm mem and --store mem. Everything is lost at exit."`
 
 	storeFlags
@@ -48,6 +48,7 @@ type serveCmd struct {
 	Pacing       bool          `default:"true" negatable:"" help:"Slow failures down on devices other than the owner's, from the sixth on."`
 	MaxCharges   int           `name:"max-charges-per-hour" default:"100000" help:"Attempts charged in an hour by all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
 	MaxLocks     int           `name:"max-locks-per-hour" default:"1000" help:"Accounts that may lose their last attempt in an hour, at all vaults of the store together; beyond: paced, uncharged. The same on each. 0: no cap."`
+	MaxAccount   int           `name:"max-charges-per-account" default:"60" help:"Attempts charged to one account in an hour, at this vault; beyond: paced, uncharged. 0: no cap."`
 	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed, by all vaults of the store together; at most 5m. The same on each."`
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
@@ -72,8 +73,8 @@ func (c *serveCmd) Validate() error {
 		return errors.New("--sweep: more than 0, at most 5m")
 	case c.SessionIdle <= 0 || c.DestroyAfter <= 0 || c.ReplaceDelay < 0 || c.ClaimWindow <= 0:
 		return errors.New("times must be more than 0")
-	case c.MaxCharges < 0 || c.MaxLocks < 0:
-		return errors.New("--max-charges-per-hour and --max-locks-per-hour: at least 0")
+	case c.MaxCharges < 0 || c.MaxLocks < 0 || c.MaxAccount < 0:
+		return errors.New("--max-charges-per-hour, --max-locks-per-hour and --max-charges-per-account: at least 0")
 	case c.MaxSessions < 1 || c.HSMSessions < 1:
 		return errors.New("--max-sessions and --hsm-sessions: at least 1")
 	case c.HSM == "mem" && !c.InsecureDev:
@@ -115,7 +116,7 @@ func (c *serveCmd) Run(ctx context.Context, io cmdline.IO) error {
 	defer n.store.Close()
 	n.vault, err = vault.New(ctx, vault.Config{
 		Fleet: c.Fleet, Store: n.metrics.Store(n.store), HSM: n.metrics.HSM(n.module), Tickets: tickets, Epoch: c.Epoch, Logger: log,
-		MaxCharges: c.MaxCharges, MaxLocks: c.MaxLocks, Count: n.metrics.Count,
+		MaxCharges: c.MaxCharges, MaxLocks: c.MaxLocks, MaxAccountCharges: c.MaxAccount, Sweepers: c.sweepers(), Count: n.metrics.Count,
 		Params: rules.Params{DestroyAfter: c.DestroyAfter, ReplaceDelay: c.ReplaceDelay, ClaimWindow: c.ClaimWindow, Pacing: c.Pacing},
 	})
 	if err != nil {
@@ -132,6 +133,10 @@ func (c *serveCmd) openHSM(ctx context.Context, log *slog.Logger) (hsm.Module, e
 	}
 	return p11.Open(ctx, p11.Config{URI: c.HSM, PINFile: c.PINFile, Sessions: c.HSMSessions, Log: log})
 }
+
+// sweepers leaves half of the HSM's sessions to people: a sweep opens records without
+// a pause, and an HSM serves in turn.
+func (c *serveCmd) sweepers() int { return min(max(c.HSMSessions/2, 1), 8) }
 
 // sweep destroys what is used up, at start and then at intervals: this node's part of
 // what the vaults of the store share.

@@ -51,8 +51,9 @@ type Options struct {
 	// BinDir holds chatd and vaultd; see Build.
 	BinDir string
 	Redis  Redis
-	// Pacing slows down recoveries from the sixth failure in a row on. The
-	// stack runs without, unlike vaultd by itself.
+	// Pacing slows down recoveries from the sixth failure in a row on, and caps
+	// what one account is charged in an hour. The stack runs without, unlike
+	// vaultd by itself.
 	Pacing bool
 	// TwoVaults starts a second vault node on the same token and store, which
 	// VaultArgs must name: Pebble belongs to one process.

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -126,4 +127,38 @@ func DamageSweeps(fleet string, store recordstore.Store, module hsm.Module) erro
 		}
 	}
 	return nil
+}
+
+// DamagePermits puts garbage where the fleet's permits are.
+func DamagePermits(store recordstore.Store, module hsm.Module) (recordstore.ID, error) {
+	id, err := (&records{hsm: module}).id(context.Background(), "chatvault/1 permits", nil)
+	if err != nil {
+		return id, err
+	}
+	_, err = store.Swap(context.Background(), id, 0, []byte("garbage"))
+	return id, err
+}
+
+// MaxShares is of how many accounts a node counts charges.
+const MaxShares = maxShares
+
+// FillShares charges so many accounts once, and says of how many it is known.
+func FillShares(accounts int) (kept, refused int) {
+	s := newShares(time.Now, 1)
+	for i := range accounts {
+		id := recordstore.ID{}
+		binary.BigEndian.PutUint64(id[:], uint64(i))
+		if _, _, err := s.take(id); err != nil {
+			refused++
+		}
+	}
+	return len(s.charged), refused
+}
+
+// Shared is how many charges of an account this node has counted in this hour.
+func (v *Vault) Shared(a ticket.Account) (int, error) {
+	id, err := v.records.accountID(context.Background(), a)
+	v.shares.mu.Lock()
+	defer v.shares.mu.Unlock()
+	return v.shares.charged[id], err
 }

@@ -127,13 +127,14 @@ func (p *permits) ready(ctx context.Context) error {
 func (p *permits) lease(ctx context.Context, id recordstore.ID) error {
 	r, version, err := p.records.load(ctx, id)
 	if err != nil {
-		return fmt.Errorf("lease permits: %w", err)
+		// Named for who has to mend it: this id is the fleet's, and no account's.
+		return fmt.Errorf("lease permits: record %s: %w", id, err)
 	}
 	if r == nil {
 		r = &record.Record{State: record.Permits}
 	}
 	if r.State != record.Permits {
-		return fmt.Errorf("lease permits: %w: a record of state %d stands there", errCorrupt, r.State)
+		return fmt.Errorf("lease permits: record %s: %w: a record of state %d stands there", id, errCorrupt, r.State)
 	}
 	p.mu.Lock()
 	p.roll()
@@ -179,13 +180,6 @@ func (p *permits) ahead(hour uint64) {
 	}
 }
 
-// taken is what one charge took.
-type taken struct {
-	p     *permits
-	hour  uint64
-	kinds []permitKind
-}
-
 // take takes one of each kind, or none: errNoPermit, or errSpent and when there
 // will be more.
 func (p *permits) take(kinds ...permitKind) (t taken, until uint64, err error) {
@@ -209,22 +203,19 @@ func (p *permits) take(kinds ...permitKind) (t taken, until uint64, err error) {
 			p.left[k]--
 		}
 	}
-	return taken{p, p.hour, kinds}, 0, nil
+	return taken{p: p, hour: p.hour, kinds: kinds}, 0, nil
 }
 
-// give puts back what came to nothing, unless its hour is over.
-func (t *taken) give() {
-	if t.p == nil {
+// give puts back what was taken, unless its hour is over.
+func (p *permits) give(hour uint64, kinds []permitKind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.roll(); p.hour != hour {
 		return
 	}
-	t.p.mu.Lock()
-	defer t.p.mu.Unlock()
-	if t.p.roll(); t.p.hour == t.hour {
-		for _, k := range t.kinds {
-			if t.p.max[k] > 0 {
-				t.p.left[k]++
-			}
+	for _, k := range kinds {
+		if p.max[k] > 0 {
+			p.left[k]++
 		}
 	}
-	*t = taken{}
 }

@@ -1,7 +1,10 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"chatvault/protocol/frame"
+	"chatvault/protocol/ticket"
 	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/hsm/memhsm"
 	"chatvault/vaultd/internal/recordstore"
@@ -263,4 +267,117 @@ type slow struct{ recordstore.Store }
 func (s slow) Load(ctx context.Context, id recordstore.ID) ([]byte, recordstore.Version, error) {
 	time.Sleep(time.Second)
 	return s.Store.Load(ctx, id)
+}
+
+// TestOneAccountTakesItsShareOnly: nine wrong passwords and the right one, again and
+// again, would take a last attempt of the fleet's each time, from all others.
+func TestOneAccountTakesItsShareOnly(t *testing.T) {
+	const share = 25
+	w := newWorld(t, func(c *vault.Config) { c.MaxCharges, c.MaxLocks, c.MaxAccountCharges = 6400, 128, share })
+	for _, sub := range []string{"anna", "bob"} {
+		w.phone(sub).register(vaultmsg.PurposeRegister, 0, "1234")
+	}
+	charge := func(sub string) (charged int) {
+		for n := 1; ; n++ {
+			password := "0000"
+			if n%10 == 0 {
+				password = "1234"
+			}
+			if r := w.phone(sub).recover(password); r.Status == frame.Paced {
+				return charged
+			}
+			charged++
+		}
+	}
+	if n := charge("anna"); n != share {
+		t.Fatalf("anna was charged %d times, want %d", n, share)
+	}
+	r := w.phone("anna").try("1234").ke1()
+	if r.Status != frame.Paced || r.Charged || r.Left != 5 || r.Until <= uint64(w.clock().Unix()) || r.Until > uint64(w.clock().Unix())+3600 {
+		t.Errorf("beyond her share: %+v", r)
+	}
+	want(t, "bob goes on", w.phone("bob").recover("1234"), frame.OK, 10)
+
+	// An attempt that is open goes on, charge or no charge.
+	for range share - 2 {
+		want(t, "bob", w.phone("bob").recover("1234"), frame.OK, 10)
+	}
+	p := w.phone("bob")
+	a := p.try("1234")
+	want(t, "the last of his share", a.ke1(), frame.OK, 9)
+	p.session()
+	m, _ := a.ke3(a.ke1())
+	want(t, "it goes on", p.send(m), frame.OK, 10)
+	want(t, "another", p.recover("1234"), frame.Paced, 0)
+
+	w.pass(time.Hour)
+	want(t, "anna in the next hour", w.phone("anna").recover("1234"), frame.OK, 10)
+}
+
+// TestShareOfWhatCameToNothing: neither a lost swap nor a refusal by the fleet's cap
+// counts.
+func TestShareOfWhatCameToNothing(t *testing.T) {
+	var busy colliding
+	w := newWorld(t, func(c *vault.Config) {
+		busy.Store = c.Store
+		c.Store, c.MaxLocks, c.MaxAccountCharges = &busy, 1, 10
+	})
+	for _, sub := range []string{"anna", "bob"} {
+		w.phone(sub).register(vaultmsg.PurposeRegister, 0, "1234")
+	}
+	for range 10 {
+		w.phone("anna").recover("0000") // takes the only last attempt of the hour
+	}
+	busy.on.Store(true)
+	for i := range 9 {
+		want(t, "bob", w.phone("bob").recover("0000"), frame.WrongPassword, 9-i)
+	}
+	for range 20 {
+		want(t, "bob's tenth", w.phone("bob").try("0000").ke1(), frame.Paced, 1)
+	}
+	if n, err := w.vault.Shared(ticket.Account{Issuer: "app", Subject: "bob"}); n != 9 || err != nil {
+		t.Errorf("of bob's share are taken %d, want 9; %v", n, err)
+	}
+}
+
+// colliding is a store of which each other swap loses, once that is on.
+type colliding struct {
+	recordstore.Store
+	on atomic.Bool
+	n  atomic.Int64
+}
+
+func (s *colliding) Swap(ctx context.Context, id recordstore.ID, expect recordstore.Version, data []byte) (recordstore.Version, error) {
+	if s.on.Load() && s.n.Add(1)%2 == 1 {
+		return 0, recordstore.ErrConflict
+	}
+	return s.Store.Swap(ctx, id, expect, data)
+}
+
+// TestSharesAreBounded in memory, and nobody is refused for that.
+func TestSharesAreBounded(t *testing.T) {
+	if kept, refused := vault.FillShares(vault.MaxShares + 1000); kept != vault.MaxShares || refused != 0 {
+		t.Errorf("%d accounts kept and %d refused, want %d and 0", kept, refused, vault.MaxShares)
+	}
+}
+
+// TestADamagedPermitRecordIsNamed: only its id tells whoever has to mend it where it
+// is.
+func TestADamagedPermitRecordIsNamed(t *testing.T) {
+	var log bytes.Buffer
+	w := newWorld(t, func(c *vault.Config) {
+		c.MaxCharges, c.Logger = 6400, slog.New(slog.NewTextHandler(&log, nil))
+	})
+	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+	id, err := vault.DamagePermits(w.store, w.hsm.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.phone("anna").try("1234").ke1()
+	if r.Status != frame.Unavailable || r.Charged {
+		t.Errorf("%+v", r)
+	}
+	if !strings.Contains(log.String(), "lease permits: record "+id.String()+": stored record does not open") {
+		t.Errorf("the record %s is not named:\n%s", id, &log)
+	}
 }

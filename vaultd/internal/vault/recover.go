@@ -79,7 +79,7 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 		if verdict.Status == frame.OK && verdict.Write {
 			var until uint64
 			var err error
-			taken, until, err = c.v.permits.take(kindsOf(r)...)
+			taken, until, err = c.v.take(c.id, kindsOf(r))
 			switch {
 			case errors.Is(err, errSpent):
 				// Not stored: uncharged.

@@ -19,8 +19,6 @@ const (
 	// sweepShards is into how many shards the records are divided, by the first
 	// byte of their ids, which are keyed hashes: evenly.
 	sweepShards = 256
-	// sweepers is how many shards a node sweeps at a time.
-	sweepers = 8
 	// sweepPage is how many ids a sweep asks the store for.
 	sweepPage = 1000
 
@@ -57,7 +55,7 @@ func (v *Vault) sweep(one func(shard byte, t *tally)) (destroyed int, err error)
 	var next atomic.Int64
 	from := rand.IntN(sweepShards)
 	var wg sync.WaitGroup
-	for range sweepers {
+	for range v.cfg.Sweepers {
 		wg.Go(func() {
 			for n := next.Add(1) - 1; n < sweepShards; n = next.Add(1) - 1 {
 				one(byte(from+int(n)), &t)

@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"chatvault/protocol/frame"
 	"chatvault/protocol/vaultmsg"
+	"chatvault/vaultd/internal/hsm"
 	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/vault"
 )
@@ -255,4 +258,39 @@ func BenchmarkSweep(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(records)*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+// TestASweepLeavesTheHSMToPeople: it asks for no more at a time than its sweepers.
+func TestASweepLeavesTheHSMToPeople(t *testing.T) {
+	for _, sweepers := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(c *vault.Config) { c.Sweepers = sweepers })
+			if err := vault.Populate(fleet, w.store.Store, w.hsm.Module); err != nil {
+				t.Fatal(err)
+			}
+			slow := &slowHSM{Module: w.hsm.Module}
+			w.hsm.Module = slow
+			if _, err := w.vault.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if most := slow.most.Load(); most != int64(sweepers) {
+				t.Errorf("%d sweepers: %d operations of the HSM at a time", sweepers, most)
+			}
+		})
+	}
+}
+
+// slowHSM takes a second to open a record, and notes how many it opens at a time.
+type slowHSM struct {
+	hsm.Module
+	now, most atomic.Int64
+}
+
+func (h *slowHSM) Open(ctx context.Context, epoch uint32, aad, sealed []byte) ([]byte, error) {
+	n := h.now.Add(1)
+	defer h.now.Add(-1)
+	for most := h.most.Load(); n > most && !h.most.CompareAndSwap(most, n); most = h.most.Load() {
+	}
+	time.Sleep(time.Second)
+	return h.Module.Open(ctx, epoch, aad, sealed)
 }

@@ -34,6 +34,10 @@ type Config struct {
 	// that take an account's last attempt; beyond: paced, uncharged. The same on
 	// all nodes of a store. 0 caps nothing.
 	MaxCharges, MaxLocks int
+	// MaxAccountCharges caps this node's charges of one account in an hour, as the
+	// fleet's are: one account must not take what all share. 0 caps nothing.
+	MaxAccountCharges int
+	Sweepers          int // shards swept at a time, and so operations of the HSM; 4
 	// Count, if set, hears of each Event once it is stored. It must not block.
 	Count func(Event)
 	Now   func() time.Time
@@ -52,6 +56,7 @@ type Vault struct {
 	decoy        decoy
 	decoys       decoys
 	permits      *permits
+	shares       *shares
 	dueAt        dueTimes
 	clock        *clock
 	locks        [256]chan struct{} // by record id: spares colliding swaps, guards nothing
@@ -76,6 +81,9 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	if cfg.MaxStart == 0 {
 		cfg.MaxStart = 10_000
 	}
+	if cfg.Sweepers == 0 {
+		cfg.Sweepers = 4
+	}
 	if cfg.Epoch < 1 || cfg.Epoch > hsm.Epochs {
 		return nil, fmt.Errorf("epoch %d: the fleet has seal keys 1 to %d", cfg.Epoch, hsm.Epochs)
 	}
@@ -92,6 +100,7 @@ func New(ctx context.Context, cfg Config) (*Vault, error) {
 	}
 	v.records = &records{fleet: cfg.Fleet, epoch: cfg.Epoch, store: cfg.Store, hsm: cfg.HSM}
 	v.permits = newPermits(v.records, clock.believed, cfg.Logger, cfg.MaxCharges, cfg.MaxLocks)
+	v.shares = newShares(clock.believed, cfg.MaxAccountCharges)
 	if v.decoy, err = newDecoy(ctx, cfg.HSM); err != nil {
 		return nil, fmt.Errorf("decoy key: %w", err)
 	}

@@ -157,10 +157,13 @@ func planRegister(e *Env) (plan, error) {
 // lets through a minute, with some to spare.
 const recoveriesPerAccount = 20
 
+// recoveriesPerHour is how many a default vault does, with some to spare.
+const recoveriesPerHour = 50
+
 func planRecover(e *Env) (plan, error) {
 	n := e.cfg.Accounts
 	if n == 0 {
-		n = min(e.steady().Count(), max(16, int(math.Ceil(e.cfg.Rate*60/recoveriesPerAccount))))
+		n = min(e.steady().Count(), max(16, int(math.Ceil(e.cfg.Rate*60/recoveriesPerAccount)), (e.steady().Count()+recoveriesPerHour-1)/recoveriesPerHour))
 	}
 	as := &accounts{e: e}
 	return plan{prepare: as.registerAll(n), close: as.close, stages: []stage{
