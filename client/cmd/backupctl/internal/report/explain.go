@@ -52,6 +52,7 @@ var rows = []row{
 	{client.ErrProtocol, Failed, "", "The other side does not speak this protocol, or lied. Check --url and --fleet, and that this program is up to date."},
 	{client.ErrStore, Failed, "", "Check the folder that --state names: mode 0700, room on the disk."},
 	{client.ErrClosed, Failed, "", ""},
+	{client.ErrReplaced, Unreachable, "", "Another program uses the same --state, or a copy of its device key. Let one finish, then repeat the same command: that costs no second attempt."},
 	{client.ErrUnreachable, Unreachable, "", "Check the network and --url, then repeat the same command: that costs no second attempt."},
 	{client.ErrPassword, Usage, "", "Choose another password. Nothing was sent."},
 
