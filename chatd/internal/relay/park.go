@@ -50,6 +50,10 @@ const readBuffer = 512
 // readers holds read buffers.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
 
+// firstReaders holds those of connections that have not parked yet: AUTH, with its
+// ticket, is read at once.
+var firstReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2*readBuffer) }}
+
 // input is where a connection reads. gorilla/websocket knows the address of br
 // for good, so buffers come and go inside of it.
 type input struct {
@@ -91,10 +95,21 @@ func (i *input) attach(conn io.Reader) {
 	}
 }
 
+// attachFirst is attach for a connection whose AUTH is still to come.
+func (i *input) attachFirst(conn io.Reader) {
+	i.pooled = firstReaders.Get().(*bufio.Reader)
+	i.pooled.Reset(conn)
+	i.br = *i.pooled
+}
+
 func (i *input) release() {
 	if i.pooled != nil {
 		i.pooled.Reset(nil)
-		readers.Put(i.pooled)
+		if i.pooled.Size() > readBuffer {
+			firstReaders.Put(i.pooled)
+		} else {
+			readers.Put(i.pooled)
+		}
 		i.br, i.pooled = bufio.Reader{}, nil
 	}
 }
@@ -118,7 +133,7 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
 	*c.wire.held = (*c.wire.held)[:0]
 	c.raw = rawConn(raw)
-	c.in.attach((*source)(c))
+	c.in.attachFirst((*source)(c))
 	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
 }
 
