@@ -31,7 +31,7 @@ func TestStaleChargesAreLinearizable(t *testing.T) {
 
 func linearizable(t *testing.T, newStore func() recordstore.Store) {
 	reached := make(map[string]bool)
-	for seed := range seeds(4, reached, answers) {
+	for seed := range enoughSeeds(4, reached, answers) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			store := distant{newStore()}
 			h := NewHistory()
@@ -51,7 +51,7 @@ func TestTheVaultIsLinearizable(t *testing.T) {
 	wanted := slices.DeleteFunc(slices.Clone(answers), func(s string) bool {
 		return s == "restore destroyed" || s == "start too_many"
 	})
-	for seed := range seeds(2, reached, wanted) {
+	for seed := range enoughSeeds(2, reached, wanted) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			l := quick(seed)
 			store := distant{memstore.New()}
@@ -65,9 +65,9 @@ func TestTheVaultIsLinearizable(t *testing.T) {
 	mustReach(t, reached, wanted...)
 }
 
-// seeds are at least n, and more while not all has been reached that is wanted:
+// enoughSeeds are at least n, and more while not all has been reached that is wanted:
 // which answers a load comes to also depends on how its clients interleave.
-func seeds(n uint64, reached map[string]bool, wanted []string) iter.Seq[uint64] {
+func enoughSeeds(n uint64, reached map[string]bool, wanted []string) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
 		missing := func(s string) bool { return !reached[s] }
 		for seed := uint64(0); seed < n || seed < 8*n && slices.ContainsFunc(wanted, missing); seed++ {
