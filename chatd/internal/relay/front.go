@@ -23,6 +23,10 @@ const (
 	headTimeout = 5 * time.Second
 	// maxHead is the size of the largest request, in bytes.
 	maxHead = 8 << 10
+	// restTimeout is how long a client may take to accept an answer of net/http,
+	// and restAge after how long a connection is closed with the next answer.
+	restTimeout = 10 * time.Second
+	restAge     = 30 * time.Second
 )
 
 // Front accepts connections and reads the first request of each. What asks for
@@ -45,15 +49,38 @@ func NewFront(r *Relay, config *tls.Config) *Front {
 	return &Front{
 		relay: r, tls: config,
 		http: &http.Server{
-			Handler:           r.Handler(),
-			ReadHeaderTimeout: r.headTimeout,
-			IdleTimeout:       30 * time.Second,
-			MaxHeaderBytes:    maxHead,
+			Handler:     aging(r.Handler()),
+			ConnContext: born,
+			// Of the whole request: net/http waits for the body too, although nobody
+			// here wants one.
+			ReadTimeout:    r.headTimeout,
+			WriteTimeout:   restTimeout,
+			IdleTimeout:    30 * time.Second,
+			MaxHeaderBytes: maxHead,
 			// net/http writes whole addresses of clients into its log.
 			ErrorLog: log.New(io.Discard, "", 0),
 		},
 		rest: &rest{conns: make(chan net.Conn), closed: make(chan struct{})},
 	}
+}
+
+// birth is the key under which a request's context has the time at which its
+// connection came.
+type birth struct{}
+
+func born(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, birth{}, time.Now())
+}
+
+// aging closes a connection that has been served for long. Its address paid for it
+// once: a request now and then must not keep a socket for ever.
+func aging(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if at, ok := req.Context().Value(birth{}).(time.Time); ok && time.Since(at) >= restAge {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, req)
+	})
 }
 
 // Serve accepts until Shutdown, then returns nil.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -121,14 +123,32 @@ func TestOtherRequests(t *testing.T) {
 
 // Who does not get to the end of the request holds nothing for long.
 func TestSlowRequests(t *testing.T) {
-	for name, begun := range map[string]string{"nothing": "", "a method": "GET ", "half a header": upgradeRequest("")[:50], "another": "GET / HTTP/1.1\r\nHost:"} {
+	for name, begun := range map[string]string{
+		"nothing": "", "a method": "GET ", "half a header": upgradeRequest("")[:50], "another": "GET / HTTP/1.1\r\nHost:",
+		"no body":    "GET " + ReadyPath + " HTTP/1.1\r\nHost: relay\r\nContent-Length: 1\r\n\r\n",
+		"half chunk": "POST / HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nx",
+	} {
 		for _, secure := range []bool{false, true} {
 			h, _ := simple(t, func(s *setup) { s.headTimeout, s.tls = 50*time.Millisecond, secure })
 			conn := h.raw()
 			io.WriteString(conn, begun)
-			if _, err := io.ReadAll(conn); errors.Is(err, context.DeadlineExceeded) {
+			if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	}
+}
+
+// A connection of net/http ends with an answer, however often it is used.
+func TestOldConnectionsEnd(t *testing.T) {
+	h, _ := simple(t, nil)
+	for age, want := range map[time.Duration]string{0: "", restAge: "close"} {
+		req := httptest.NewRequest(http.MethodGet, ReadyPath, nil)
+		req = req.WithContext(context.WithValue(req.Context(), birth{}, time.Now().Add(-age)))
+		w := httptest.NewRecorder()
+		h.front.http.Handler.ServeHTTP(w, req)
+		if got := w.Header().Get("Connection"); got != want || w.Code != http.StatusOK {
+			t.Errorf("after %v: %d, Connection: %q, want %q", age, w.Code, got, want)
 		}
 	}
 }

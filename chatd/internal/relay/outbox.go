@@ -34,6 +34,7 @@ type outbox struct {
 	w       *writer    // nil: nothing waits and nobody writes
 	broken  bool       // nothing can be written any more
 	closing bool       // nothing more is accepted; once all is written, close
+	dropped bool       // what waited was forgotten: the client does not read
 	status  frame.Status
 }
 
@@ -45,7 +46,8 @@ type writer struct {
 	out *outbox // owned by the outbox that has it
 
 	// guarded by outbox.mu
-	pending  []byte        // whole WebSocket frames
+	pending  []byte        // whole WebSocket frames, but for
+	torn     int           // bytes at its begin: the rest of one, of which the socket has a part
 	messages int           // in pending
 	data     []*attachment // whose DATA frames are in pending
 
@@ -146,6 +148,9 @@ func (o *outbox) sendNowLocked(a *attachment, kind int, body []byte) (written bo
 	if len(rest) > 0 {
 		o.startLocked()
 		o.w.pending = append(o.w.pending, rest...)
+		if len(rest) < len(*b) {
+			o.w.torn = len(rest)
+		}
 		o.w.messages++
 		o.w.owe(a)
 		o.conn.relay.queued.Add(int64(len(rest)))
@@ -174,14 +179,19 @@ func appendMessage(b []byte, kind int, body []byte) []byte {
 }
 
 // close writes what is queued, then a close frame with the status. drop forgets
-// the queue: for a client that does not read.
+// the queue, but for the rest of a frame that has begun: for a client that does
+// not read.
 func (o *outbox) close(s frame.Status, drop bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.closeLocked(s, drop)
+}
+
+func (o *outbox) closeLocked(s frame.Status, drop bool) {
 	if o.broken || o.closing {
 		return
 	}
-	o.closing, o.status = true, s
+	o.closing, o.dropped, o.status = true, drop, s
 	o.startLocked()
 	if drop {
 		o.dropLocked()
@@ -205,8 +215,8 @@ func (o *outbox) startLocked() {
 }
 
 func (o *outbox) dropLocked() {
-	o.conn.relay.queued.Add(-int64(len(o.w.pending)))
-	o.w.pending, o.w.messages = o.w.pending[:0], 0
+	o.conn.relay.queued.Add(int64(o.w.torn - len(o.w.pending)))
+	o.w.pending, o.w.messages = o.w.pending[:o.w.torn], 0
 	clear(o.w.data)
 	o.w.data = o.w.data[:0]
 }
@@ -221,10 +231,13 @@ func (w *writer) loop() {
 			o.mu.Unlock()
 			return
 		}
-		out, data, last := w.pending, w.data, o.closing
-		w.pending, w.data, w.messages = w.spare[:0], w.spareData[:0], 0
+		out, data, last, most := w.pending, w.data, o.closing, writeTimeout
+		if o.dropped {
+			most = o.conn.relay.closeGrace
+		}
+		w.pending, w.data, w.messages, w.torn = w.spare[:0], w.spareData[:0], 0, 0
 		o.mu.Unlock()
-		err := o.write(out)
+		err := o.write(out, most)
 		if err == nil {
 			o.conn.written(data...)
 		}
@@ -252,6 +265,7 @@ func (w *writer) loop() {
 // doneLocked gives the writer back; only its loop calls it.
 func (o *outbox) doneLocked() {
 	w := o.w
+	w.torn = 0
 	o.dropLocked()
 	o.w, w.out = nil, nil
 	if cap(w.pending) > keptBuffer {
@@ -263,12 +277,12 @@ func (o *outbox) doneLocked() {
 	writers.Put(w)
 }
 
-func (o *outbox) write(out []byte) error {
+func (o *outbox) write(out []byte, most time.Duration) error {
 	if len(out) == 0 {
 		return nil
 	}
 	conn := o.conn.wire.Conn
-	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	conn.SetWriteDeadline(time.Now().Add(most))
 	_, err := conn.Write(out)
 	o.conn.relay.queued.Add(-int64(len(out)))
 	return err
