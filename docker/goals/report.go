@@ -45,6 +45,39 @@ func (r *Report) Head() string {
 	return fmt.Sprintf("%s, %d cores, load average %s; commit %s", r.Machine.CPU, r.Machine.Cores, r.Machine.LoadAverage, r.Commit)
 }
 
+// Group is what is measured together.
+type Group struct {
+	Name    string
+	Measure func(context.Context) []*Row
+}
+
+// Measure measures the groups whose name begins with only, prints each row on
+// stdout and the time that a group took on stderr, and writes the report after
+// each group. It is met when there are rows, and all are met.
+func (r *Report) Measure(ctx context.Context, groups []Group, only, path string) (met bool, err error) {
+	met = true
+	for _, g := range groups {
+		if !strings.HasPrefix(g.Name, only) {
+			continue
+		}
+		began := time.Now()
+		rows := g.Measure(ctx)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		fmt.Fprintf(os.Stderr, "  %s took %.0f s\n", g.Name, time.Since(began).Seconds())
+		for _, row := range rows {
+			fmt.Println(row)
+			met = met && row.Met
+		}
+		r.Rows = append(r.Rows, rows...)
+		if err := r.Write(path); err != nil { // what there is so far
+			return false, err
+		}
+	}
+	return met && len(r.Rows) > 0, nil
+}
+
 // Write writes the report.
 func (r *Report) Write(path string) error {
 	b, err := json.MarshalIndent(r, "", "  ")

@@ -109,14 +109,18 @@ func quickPlan() plan {
 }
 
 // group is what is measured together.
-type group struct {
-	name    string
-	measure func(*world, plan) []*goals.Row
-}
-
-var groups = []group{
-	{"relay", relayed}, {"hop", hop}, {"connect", connects}, {"stuck", stuck},
-	{"pings", pings}, {"memory", memory}, {"storm", reconnects},
+// groups are all measurements.
+func groups(w *world, p plan) (all []goals.Group) {
+	for _, g := range []struct {
+		name    string
+		measure func(*world, plan) []*goals.Row
+	}{
+		{"relay", relayed}, {"hop", hop}, {"connect", connects}, {"stuck", stuck},
+		{"pings", pings}, {"memory", memory}, {"storm", reconnects},
+	} {
+		all = append(all, goals.Group{Name: g.name, Measure: func(context.Context) []*goals.Row { return g.measure(w, p) }})
+	}
+	return all
 }
 
 // run measures all rows and writes the report.
@@ -133,25 +137,5 @@ func run(ctx context.Context, p plan, chatd, profiles, only, out string) (met bo
 		return false, err
 	}
 	w.profiles = profiles
-	met = true
-	for _, g := range groups {
-		if !strings.HasPrefix(g.name, only) {
-			continue
-		}
-		began := time.Now()
-		rows := g.measure(w, p)
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		fmt.Fprintf(os.Stderr, "  %s took %.0f s\n", g.name, time.Since(began).Seconds())
-		for _, r := range rows {
-			fmt.Println(r)
-			met = met && r.Met
-			rep.Rows = append(rep.Rows, r)
-		}
-		if err := rep.Write(out); err != nil { // what there is so far
-			return false, err
-		}
-	}
-	return met && len(rep.Rows) > 0, nil
+	return rep.Measure(ctx, groups(w, p), only, out)
 }

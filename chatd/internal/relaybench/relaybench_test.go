@@ -43,16 +43,16 @@ func TestTheBenchmarkRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := quickPlan()
-	for _, g := range groups {
-		if g.name == "pings" || g.name == "memory" || g.name == "stuck" {
+	for _, g := range groups(w, p) {
+		if g.Name == "pings" || g.Name == "memory" || g.Name == "stuck" {
 			continue // they wait for tens of seconds, of whatever little they measure
 		}
-		for _, r := range g.measure(w, p) {
+		for _, r := range g.Measure(t.Context()) {
 			if r.Error != "" || len(r.Repetitions) == 0 {
 				t.Errorf("%v", r)
 			}
 			for _, m := range r.Repetitions {
-				if r.Sides != "" && (m.Floor <= 0 || g.name != "hop" && m.Ours <= 0) {
+				if r.Sides != "" && (m.Floor <= 0 || g.Name != "hop" && m.Ours <= 0) {
 					t.Errorf("%s: nothing was measured: %+v", r.Name, m)
 				}
 			}

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"chatvault/docker/goals"
@@ -53,39 +52,19 @@ func run(ctx context.Context, p plan, only, out string) (met bool, err error) {
 	}
 	rep := newReport(ctx, p)
 	fmt.Printf("%s; a sealed record has %d bytes\n", rep.Head(), storedSize)
-	met = true
-	for _, g := range groups() {
-		if !strings.HasPrefix(g.name, only) {
-			continue
-		}
-		for _, r := range g.measure(ctx, p) {
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			fmt.Println(r)
-			met = met && r.Met
-			rep.Rows = append(rep.Rows, r)
-		}
-		if err := rep.Write(out); err != nil { // what there is so far
-			return false, err
-		}
-	}
-	return met && len(rep.Rows) > 0, nil
-}
-
-// group is what is measured together.
-type group struct {
-	name    string
-	measure func(context.Context, plan) []*goals.Row
+	return rep.Measure(ctx, groups(p), only, out)
 }
 
 // groups are all measurements. Charges come last: their repetitions take the time
 // that is left.
-func groups() []group {
-	all := []group{{"follower", followerRows}, {"space", spaceRows}}
+func groups(p plan) []goals.Group {
+	all := []goals.Group{
+		{Name: "follower", Measure: func(ctx context.Context) []*goals.Row { return followerRows(ctx, p) }},
+		{Name: "space", Measure: func(ctx context.Context) []*goals.Row { return spaceRows(ctx, p) }},
+	}
 	for _, e := range engines {
 		for _, slow := range []bool{false, true} {
-			all = append(all, group{e.name, func(ctx context.Context, p plan) []*goals.Row {
+			all = append(all, goals.Group{Name: e.name, Measure: func(ctx context.Context) []*goals.Row {
 				return []*goals.Row{chargeRow(ctx, p, e, slow)}
 			}})
 		}
