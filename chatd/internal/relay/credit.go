@@ -9,7 +9,8 @@ import (
 
 // creditTimeout is how long a vault may leave a session without credit while its
 // client has more to send. Only a client that does not wait for replies gets
-// there. It is shorter than a client's silence may last, since its reader waits.
+// there. It is at most two pings, shorter than a client's silence may last: its
+// reader waits and hears none.
 const creditTimeout = 30 * time.Second
 
 // attachment is a session that is attached to a connection, and its part in the

@@ -114,7 +114,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: creditTimeout,
+		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: min(creditTimeout, 2*cfg.Ping),
 		conns:    map[*conn]struct{}{},
 		accounts: map[accountKey]*conn{},
 		sessions: map[frame.SessionID]*conn{},
