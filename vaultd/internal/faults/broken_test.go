@@ -41,6 +41,21 @@ func (s distant) Swap(ctx context.Context, id recordstore.ID, expect recordstore
 	return s.Store.Swap(ctx, id, expect, data)
 }
 
+// doubtful is a store that mostly does not answer: a swap was done, or not.
+type doubtful struct{ recordstore.Store }
+
+func (s doubtful) Swap(ctx context.Context, id recordstore.ID, expect recordstore.Version, data []byte) (recordstore.Version, error) {
+	dice := rand.IntN(3)
+	if dice == 0 {
+		return 0, recordstore.ErrUnknown
+	}
+	v, err := s.Store.Swap(ctx, id, expect, data)
+	if dice == 1 && err == nil {
+		return 0, recordstore.ErrUnknown
+	}
+	return v, err
+}
+
 // blind is a broken store: it swaps without comparing.
 type blind struct{ recordstore.Store }
 

@@ -29,6 +29,19 @@ func TestStaleChargesAreLinearizable(t *testing.T) {
 	linearizable(t, func() recordstore.Store { return newStale(memstore.New(), false) })
 }
 
+// Whatever is in doubt, the checker comes to its end.
+func TestDoubtsAreDecided(t *testing.T) {
+	store := distant{doubtful{memstore.New()}}
+	h := NewHistory()
+	l := quick(1, &Local{Store: store, Rules: Vault()}, &Local{Store: store, Rules: Vault()})
+	l.Clients, l.Accounts, l.Ops = 12, 4, 200
+	l.Run(t.Context(), h)
+	if h.unknown < h.done/10 {
+		t.Fatalf("hardly anything was in doubt: %s", h)
+	}
+	mustBeLinearizable(t, h)
+}
+
 func linearizable(t *testing.T, newStore func() recordstore.Store) {
 	reached := make(map[string]bool)
 	for seed := range enoughSeeds(4, reached, answers) {

@@ -21,8 +21,8 @@ type Load struct {
 	Clock   *Clock
 	Clients int
 	// Accounts is how many are in use at a time. Each is given up after
-	// AccountOps operations, and a fresh one takes its place: short histories are
-	// checked soon.
+	// AccountOps operations or a few that are in doubt, and a fresh one takes its
+	// place: short histories are checked soon.
 	Accounts, AccountOps int
 	// Ops ends a client's part; 0: the context does.
 	Ops int
@@ -78,6 +78,7 @@ func (r *run) client(ctx context.Context, c int) {
 		case op.Kind == RegisterStart && result.Status == frame.OK:
 			r.finish(ctx, c, node, t, op, rng)
 		}
+		t.release()
 	}
 }
 
@@ -93,8 +94,11 @@ func (r *run) whole(ctx context.Context, c, node int, t *target, op *Op) (Result
 		t.learn(opening, result)
 		result, err = r.do(ctx, c, node, op)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		t.learn(op, result)
+	case errors.Is(err, recordstore.ErrUnknown):
+		t.doubt()
 	}
 	return result, err
 }
@@ -153,13 +157,18 @@ func (r *run) pick(rng *rand.Rand) *target {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := rng.IntN(len(r.targets))
-	t := r.targets[i]
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ops++; t.ops == r.AccountOps {
-		r.targets[i] = newTarget()
+	for range r.targets {
+		if r.targets[i].spent(r.AccountOps) {
+			r.targets[i] = newTarget()
+		}
+		if r.targets[i].take() {
+			return r.targets[i]
+		}
+		i = (i + 1) % len(r.targets)
 	}
-	return t
+	r.targets[i] = newTarget()
+	r.targets[i].take()
+	return r.targets[i]
 }
 
 // Alive waits until every node does an operation, and fails if one does not

@@ -34,6 +34,8 @@ type target struct {
 
 	mu       sync.Mutex // guards all below
 	ops      int
+	pending  int                 // of the ops: not answered yet
+	doubts   int                 // operations that were never answered
 	seen     Result              // the last answer that came
 	attempts []Op                // charges that were sent; Charge is set when it was answered
 	claims   []uint64            // that were made
@@ -41,6 +43,45 @@ type target struct {
 }
 
 func newTarget() *target { return &target{id: first.Add(1)} }
+
+// maxDoubts is how many operations of an account may be pending or in doubt. One in
+// doubt may have been done at any later time or never, so each multiplies what the
+// checker has to try: with a dozen it no longer ends.
+const maxDoubts = 6
+
+// take begins an operation, unless too many may be in doubt then.
+func (t *target) take() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pending+t.doubts >= maxDoubts {
+		return false
+	}
+	t.pending++
+	t.ops++
+	return true
+}
+
+// release ends what take began.
+func (t *target) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pending--
+}
+
+// doubt notes that an operation was not answered.
+func (t *target) doubt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts++
+}
+
+// spent says whether the account was used enough. Once half of what may be in doubt
+// is, hardly a client still finds a place.
+func (t *target) spent(ops int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ops >= ops || t.doubts > maxDoubts/2
+}
 
 // rightful says whether the people of an account know its password. The others
 // bring it to its end.
