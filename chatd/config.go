@@ -62,16 +62,18 @@ type Config struct {
 	// With rediss in the place of redis every connection is TLS, to sentinels
 	// too. A password in it is refused: command lines are read by everybody.
 	Redis string `default:"embedded" placeholder:"URL" help:"redis://, redis-sentinel:// or redis-cluster:// URL (rediss… for TLS), unix:///socket, or \"embedded\": one in this process, for a single relay (${default})."`
-	// RedisPasswordFile keeps the password off the command line.
+	// RedisPasswordFile keeps the password off the command line. It and the user
+	// in the URL are read again at SIGHUP, for connections made from then on; one
+	// that Redis refuses is not taken.
 	RedisPasswordFile string `placeholder:"FILE" help:"File with the password of Redis, mode 0600."`
 	// RedisSentinelUser and RedisSentinelPasswordFile are for the sentinels,
-	// which have credentials of their own.
+	// which have credentials of their own. These take a restart.
 	RedisSentinelUser         string `placeholder:"NAME" help:"ACL user at the sentinels."`
 	RedisSentinelPasswordFile string `placeholder:"FILE" help:"File with the password of the sentinels, mode 0600."`
 	// RedisCA signs the certificates of Redis; the system's authorities do when
 	// it is empty. Sentinels and clusters tell the addresses of servers: the
 	// certificates must be for those. RedisCert and RedisKey are for a Redis
-	// that wants certificates of its clients; both or none.
+	// that wants certificates of its clients; both or none, read again at SIGHUP.
 	RedisCA   string `name:"redis-ca" placeholder:"FILE" help:"Authority of Redis' certificates, PEM; the system's if empty."`
 	RedisCert string `placeholder:"FILE" help:"chatd's certificate for Redis, PEM."`
 	RedisKey  string `placeholder:"FILE" help:"Its key, PEM."`
@@ -81,7 +83,8 @@ type Config struct {
 	// (protocol/docs/integrate.md). https, or http on loopback.
 	NoticeWebhook string `placeholder:"URL" help:"Where the app's backend hears of doorbells that no device heard."`
 	// NoticeWebhookKeyFile holds what signs the POSTs: a line whsec_ and 24 to
-	// 64 bytes in base64; a second such line while keys are exchanged.
+	// 64 bytes in base64; a second such line while keys are exchanged. Read again
+	// at SIGHUP.
 	NoticeWebhookKeyFile string `placeholder:"FILE" help:"File with the key that signs them, whsec_… as of Standard Webhooks, mode 0600."`
 	// NoticeWebhookCA is wanted when no authority of the system signs the
 	// backend's certificate.

@@ -31,6 +31,8 @@ type plan struct {
 	notices   *noticePlan // nil: nobody is told
 	// certificate is the clients'; nil without clientTLS.
 	certificate atomic.Pointer[tls.Certificate]
+	// redisCertificate is chatd's for Redis; nil: none.
+	redisCertificate atomic.Pointer[tls.Certificate]
 }
 
 // newPlan checks everything that can be checked before anything is opened.

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"time"
 
 	"chatvault/chatd/internal/redisconn"
 	"chatvault/protocol/cmdline"
 )
+
+// loginTimeout bounds how long a reload waits for Redis.
+const loginTimeout = 2 * time.Second
 
 func (p *plan) checkRedis() (err error) {
 	cfg, o := p.cfg, &p.redis
@@ -29,9 +35,11 @@ func (p *plan) checkRedis() (err error) {
 		return errors.New("redis-ca, redis-cert and redis-key: want a URL that begins with rediss")
 	}
 	o.SentinelUser = cfg.RedisSentinelUser
-	if o.Password, err = readPassword("redis-password-file", cfg.RedisPasswordFile); err != nil {
+	password, err := readPassword("redis-password-file", cfg.RedisPasswordFile)
+	if err != nil {
 		return err
 	}
+	o.Login = redisconn.NewLogin(o.User, password)
 	if o.SentinelPassword, err = readPassword("redis-sentinel-password-file", cfg.RedisSentinelPasswordFile); err != nil {
 		return err
 	}
@@ -69,9 +77,38 @@ func (p *plan) redisTLS() (*tls.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redis-cert and redis-key: %w", err)
 		}
-		c.Certificates = []tls.Certificate{cert}
+		p.redisCertificate.Store(&cert)
+	}
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if cert := p.redisCertificate.Load(); cert != nil {
+			return cert, nil
+		}
+		return new(tls.Certificate), nil // shows none
 	}
 	return c, nil
+}
+
+// sameRedis says whether two plans differ at most in how chatd shows itself to
+// one and the same Redis.
+func (p *plan) sameRedis(next *plan) bool {
+	a, b := p.redis.Address, next.redis.Address
+	a.User, b.User = "", ""
+	return reflect.DeepEqual(a, b)
+}
+
+// checkLogin asks Redis whether it takes the next user and password, before
+// connections that come much later find out. A Redis that cannot be reached has
+// nothing against them.
+func (p *plan) checkLogin(next *plan) error {
+	if !p.sameRedis(next) || p.redis.Login.Equal(next.redis.Login) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), loginTimeout)
+	defer cancel()
+	if err := redisconn.CheckLogin(ctx, next.redis); err != nil {
+		return fmt.Errorf("redis-password-file: Redis refuses it: %w", err)
+	}
+	return nil
 }
 
 // readPool reads authorities, PEM.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -145,38 +147,69 @@ func TestRedisOverTLSAsAUserOfFewRights(t *testing.T) {
 	}
 }
 
+// posted is what the app got.
+type posted struct {
+	header     http.Header
+	path, body string
+}
+
+// webhookKey makes a key of 32 bytes out of a name.
+func webhookKey(name string) []byte { return bytes.Repeat([]byte(name), 32)[:32] }
+
+// app starts the app's backend, and lets chatd tell it of doorbells.
+func (s *site) app(keys ...[]byte) <-chan posted {
+	got := make(chan posted, 16)
+	app := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			s.t.Error(err)
+		}
+		got <- posted{r.Header, r.URL.Path, string(b)}
+	}))
+	app.TLS = &tls.Config{Certificates: []tls.Certificate{s.pki.Certificate("127.0.0.1")}}
+	app.StartTLS()
+	s.t.Cleanup(app.Close)
+	s.settings["notice-webhook"] = app.URL + "/doorbell"
+	s.settings["notice-webhook-ca"] = s.pki.CAFile
+	s.webhookKeys(keys...)
+	return got
+}
+
+// webhookKeys writes the file of the keys that sign.
+func (s *site) webhookKeys(keys ...[]byte) {
+	var file []byte
+	for _, key := range keys {
+		file = fmt.Appendf(file, "whsec_%s\n", base64.StdEncoding.EncodeToString(key))
+	}
+	s.settings["notice-webhook-key-file"] = s.file("webhook-keys", file, 0o600)
+}
+
+// signed wants a signature by each of these keys, and no other.
+func (n posted) signed(t *testing.T, keys ...[]byte) {
+	t.Helper()
+	var want []string
+	for _, key := range keys {
+		mac := hmac.New(sha256.New, key)
+		io.WriteString(mac, n.header.Get("webhook-id")+"."+n.header.Get("webhook-timestamp")+"."+n.body)
+		want = append(want, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	if got := n.header.Get("webhook-signature"); got != strings.Join(want, " ") {
+		t.Errorf("signed %q, want %q", got, want)
+	}
+}
+
 func TestTheAppIsToldOfADoorbellThatNobodyHeard(t *testing.T) {
 	onEachRedis(t, func(t *testing.T, s *site) {
-		got := make(chan *http.Request, 4)
-		bodies := make(chan string, 4)
-		app := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			b, err := io.ReadAll(r.Body)
-			if err != nil {
-				t.Error(err)
-			}
-			got <- r
-			bodies <- string(b)
-		}))
-		app.TLS = &tls.Config{Certificates: []tls.Certificate{s.pki.Certificate("127.0.0.1")}}
-		app.StartTLS()
-		defer app.Close()
-		key := []byte("0123456789abcdef0123456789abcdef")
-		s.settings["notice-webhook"] = app.URL + "/doorbell"
-		s.settings["notice-webhook-key-file"] = s.file("key", []byte("whsec_"+base64.StdEncoding.EncodeToString(key)+"\n"), 0o600)
-		s.settings["notice-webhook-ca"] = s.pki.CAFile
+		got := s.app(webhookKey("one"))
 		s.settings["drain"] = "0s"
 		p := s.serve()
 		phone := s.login(p, "canary-sub-7f3a")
 		phone.Echo(phone.Open(1, "x"), 1, "ring")
 
-		r, body := <-got, <-bodies
-		mac := hmac.New(sha256.New, key)
-		io.WriteString(mac, r.Header.Get("webhook-id")+"."+r.Header.Get("webhook-timestamp")+"."+body)
-		if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); r.Header.Get("webhook-signature") != want {
-			t.Errorf("signed %q, want %q", r.Header.Get("webhook-signature"), want)
-		}
-		if !strings.HasSuffix(body, `"data":{"sub":"canary-sub-7f3a"}}`) || r.URL.Path != "/doorbell" {
-			t.Errorf("POST %s: %s", r.URL, body)
+		n := <-got
+		n.signed(t, webhookKey("one"))
+		if !strings.HasSuffix(n.body, `"data":{"sub":"canary-sub-7f3a"}}`) || n.path != "/doorbell" {
+			t.Errorf("POST %s: %s", n.path, n.body)
 		}
 		p.stop()
 		if code := p.exited(); code != 0 {

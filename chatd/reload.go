@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"chatvault/chatd/internal/count"
+	"chatvault/chatd/internal/notify"
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/uplink"
 )
@@ -18,18 +19,19 @@ type arguments []string
 
 // live are the parts of a running chatd that take new settings.
 type live struct {
-	plan   *plan
-	args   arguments
-	relay  *relay.Relay
-	vaults *uplink.Pool
-	counts *count.Set
-	log    *slog.Logger
+	plan    *plan
+	args    arguments
+	relay   *relay.Relay
+	vaults  *uplink.Pool
+	webhook *notify.Webhook // nil: nobody is told
+	counts  *count.Set
+	log     *slog.Logger
 }
 
-// reloadOn reads again, at every SIGHUP, what may change under way: both
+// reloadOn reads again, at every SIGHUP, what may change under way: all
 // certificates with their keys and the vaults' authority, the limits, the fleet
-// bundle and the issuers' key files. No connection ends by it. stop waits for
-// the one under way.
+// bundle, the issuers' key files, Redis' user and password and the keys that
+// sign notices. No connection ends by it. stop waits for the one under way.
 func (l *live) reloadOn(hangup chan os.Signal) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -65,6 +67,9 @@ func (l *live) reload() {
 		next, err = newPlan(&g.Serve.Config, l.log)
 	}
 	if err == nil {
+		err = l.plan.checkLogin(next)
+	}
+	if err == nil {
 		// The running verifier, because it holds what it fetched from URLs.
 		err = l.plan.tickets.Reload()
 	}
@@ -78,22 +83,39 @@ func (l *live) reload() {
 	}
 	l.vaults.SetTLS(next.vaultTLS)
 	l.relay.Reload(next.relay.Limits, next.relay.Bundle, next.relay.BundleEpoch)
+	// A key or password is for the address beside it: where that has changed,
+	// and waits for a restart, so do they.
+	if l.plan.sameRedis(next) {
+		l.plan.redis.Login.Become(next.redis.Login)
+		l.plan.redisCertificate.Store(next.redisCertificate.Load())
+	}
+	if l.webhook != nil && next.cfg.NoticeWebhook == l.plan.cfg.NoticeWebhook {
+		l.webhook.SetKeys(next.notices.Keys)
+	}
 	l.counts.Add("reloaded")
-	l.log.Info("reloaded", "ignored_until_restart", ignored(l.plan.cfg, next.cfg))
+	l.log.Info("reloaded", "ignored_until_restart", ignored(l.plan, next))
 }
 
 // reloaded are the fields of Config that reload takes.
 var reloaded = map[string]bool{
 	"ConfigFlag": true, "TLSCert": true, "TLSKey": true, "VaultCA": true, "VaultCert": true, "VaultKey": true, "FleetBundle": true,
-	"Limits": true, "Limit": true,
+	"Limits": true, "Limit": true, "RedisPasswordFile": true, "RedisCert": true, "RedisKey": true, "NoticeWebhookKeyFile": true,
 }
 
 // ignored names the settings that have changed but are not taken.
-func ignored(old, new *Config) []string {
+func ignored(old, next *plan) []string {
 	names := []string{}
-	a, b := reflect.ValueOf(*old), reflect.ValueOf(*new)
+	a, b := reflect.ValueOf(*old.cfg), reflect.ValueOf(*next.cfg)
 	for i := range a.NumField() {
-		if name := a.Type().Field(i).Name; !reloaded[name] && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+		name := a.Type().Field(i).Name
+		same := reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface())
+		switch name {
+		case "Redis": // its user is taken
+			same = old.sameRedis(next)
+		case "RedisSentinelPasswordFile": // go-redis asks for this one only once
+			same = same && old.redis.SentinelPassword == next.redis.SentinelPassword
+		}
+		if !same && !reloaded[name] {
 			names = append(names, name)
 		}
 	}

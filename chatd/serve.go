@@ -99,7 +99,7 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 		return err
 	}
 	defer stopAdmin()
-	reloads := live{plan: p, args: args, relay: r, vaults: pool, counts: counts, log: log}
+	reloads := live{plan: p, args: args, relay: r, vaults: pool, webhook: webhook, counts: counts, log: log}
 	defer reloads.reloadOn(hangup)()
 
 	// The background outlives the signal: sessions in flight need it.

@@ -75,7 +75,7 @@ func (s RedisSite) Client(t testing.TB) redis.UniversalClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return connect(t, redisconn.Options{Address: a, Password: s.Password})
+	return connect(t, redisconn.Options{Address: a, Login: redisconn.NewLogin(a.User, s.Password)})
 }
 
 func connect(t testing.TB, o redisconn.Options) redis.UniversalClient {

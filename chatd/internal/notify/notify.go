@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chatvault/chatd/internal/clock"
@@ -54,7 +55,7 @@ const (
 // Config of a Webhook.
 type Config struct {
 	URL string
-	// Keys sign; see ParseKeys.
+	// Keys sign, until SetKeys gives others; see ParseKeys.
 	Keys []secret.Bytes
 	// Roots are the authorities that URL's certificate may have; nil: the
 	// system's.
@@ -91,6 +92,7 @@ type Webhook struct {
 	cfg    Config
 	client *http.Client
 	more   chan struct{} // one for each account in the queue
+	keys   atomic.Pointer[[]secret.Bytes]
 
 	mu      sync.Mutex
 	queue   []string
@@ -100,7 +102,7 @@ type Webhook struct {
 
 // New returns a Webhook; Run makes it post.
 func New(cfg Config) *Webhook {
-	return &Webhook{
+	w := &Webhook{
 		cfg: cfg, more: make(chan struct{}, maxQueue), waiting: map[string]struct{}{},
 		client: &http.Client{
 			Timeout: timeout,
@@ -119,7 +121,13 @@ func New(cfg Config) *Webhook {
 			},
 		},
 	}
+	w.SetKeys(cfg.Keys)
+	return w
 }
+
+// SetKeys makes every POST from now on be signed with these keys, those of
+// notices that are tried again too.
+func (w *Webhook) SetKeys(keys []secret.Bytes) { w.keys.Store(&keys) }
 
 // Notify makes a notice for the account due. It never waits. While one for the
 // same account waits in the queue, the two are one.
@@ -258,7 +266,7 @@ func (w *Webhook) post(ctx context.Context, id, sub string, at time.Time) (outco
 	req.Header.Set("User-Agent", "chatd")
 	req.Header.Set("webhook-id", id)
 	req.Header.Set("webhook-timestamp", timestamp)
-	req.Header.Set("webhook-signature", sign(w.cfg.Keys, id, timestamp, body))
+	req.Header.Set("webhook-signature", sign(*w.keys.Load(), id, timestamp, body))
 	resp, err := w.client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {

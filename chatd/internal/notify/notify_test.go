@@ -172,6 +172,27 @@ func TestATryThatFailedIsRepeatedUnderTheSameId(t *testing.T) {
 	}
 }
 
+// What waits for its next try is signed with the keys of then: those of before
+// may be why it was refused.
+func TestKeysChange(t *testing.T) {
+	a := newApp(t, false, 503, 200)
+	fake := clock.NewFake(epoch)
+	w := run(t, a, fake, keyOne)
+	w.Notify("anna")
+	first := <-a.got
+	w.SetKeys([]secret.Bytes{keyTwo})
+	until(t, "delivered", fake, func() bool { return w.counts.Get(Delivered) == 1 })
+	for _, try := range []struct {
+		request
+		key secret.Bytes
+	}{{first, keyOne}, {<-a.got, keyTwo}} {
+		want := sign([]secret.Bytes{try.key}, try.header.Get("webhook-id"), try.header.Get("webhook-timestamp"), []byte(try.body))
+		if got := try.header.Get("webhook-signature"); got != want {
+			t.Errorf("signed %q, want %q", got, want)
+		}
+	}
+}
+
 func TestWhatIsGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer int

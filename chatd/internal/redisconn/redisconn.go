@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -30,8 +31,9 @@ const buffer = 4 << 10
 // Options of a connection.
 type Options struct {
 	Address
-	// Password of the user, empty for none.
-	Password string
+	// Login is shown to the servers that hold data; nil: the Address's user,
+	// without a password.
+	Login *Login
 	// SentinelUser and SentinelPassword are for the sentinels, which have
 	// credentials of their own.
 	SentinelUser, SentinelPassword string
@@ -53,9 +55,12 @@ type Watch struct {
 
 // Connect returns a client. It never fails and never waits. stop closes it.
 func Connect(o Options) (client redis.UniversalClient, stop func()) {
-	redis.SetLogger(Silence{})
+	silence()
 	if !o.TLS {
 		o.Config = nil
+	}
+	if o.Login == nil {
+		o.Login = NewLogin(o.User, "")
 	}
 	after := func() {}
 	switch o.Kind {
@@ -110,7 +115,7 @@ func lapse(server *miniredis.Miniredis, over <-chan struct{}) {
 
 func (o Options) single() *redis.Options {
 	opt := &redis.Options{
-		Network: "tcp", Username: o.User, Password: o.Password, DB: o.DB, TLSConfig: o.Config,
+		Network: "tcp", CredentialsProvider: o.Login.get, DB: o.DB, TLSConfig: o.Config,
 		// Without it go-redis ignores the deadlines of contexts.
 		ContextTimeoutEnabled: true,
 		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
@@ -130,7 +135,7 @@ func (o Options) sentinel() *redis.FailoverOptions {
 	return &redis.FailoverOptions{
 		MasterName: o.Master, SentinelAddrs: o.Hosts,
 		SentinelUsername: o.SentinelUser, SentinelPassword: o.SentinelPassword,
-		Username: o.User, Password: o.Password, DB: o.DB, TLSConfig: o.Config,
+		CredentialsProvider: o.Login.get, DB: o.DB, TLSConfig: o.Config,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
@@ -144,7 +149,7 @@ const redirects = 3
 
 func (o Options) cluster() *redis.ClusterOptions {
 	return &redis.ClusterOptions{
-		Addrs: o.Hosts, Username: o.User, Password: o.Password, TLSConfig: o.Config,
+		Addrs: o.Hosts, CredentialsProvider: o.Login.get, TLSConfig: o.Config,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		// A node that died sends nobody elsewhere: the map is asked for.
@@ -201,6 +206,9 @@ func (h hook) trip(start time.Time, cmds []redis.Cmder, err error) {
 		h.Trip(time.Since(start), len(cmds), err)
 	}
 }
+
+// silence sets the logger, which go-redis reads without a lock, only once.
+var silence = sync.OnceFunc(func() { redis.SetLogger(Silence{}) })
 
 // Silence keeps go-redis off standard error: what matters is logged where it
 // is noticed.
