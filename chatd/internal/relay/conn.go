@@ -38,6 +38,7 @@ type conn struct {
 	in                               input
 	pushed                           int64 // when the read deadline was last moved; 0: move it
 	calm                             calm
+	idle                             bool  // it was, when pushed
 	until                            int64 // Unix ns, when the client must have answered our close frame; 0: not sent
 	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
 

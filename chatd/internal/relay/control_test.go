@@ -152,7 +152,7 @@ func TestPingsDoNotKeepAConnectionActive(t *testing.T) {
 			h.parkedAll(1)
 			server := h.only()
 			server.mu.Lock() // whoever resumes it sees it
-			h.relay.parkAfter = time.Hour
+			h.relay.parkAfter, h.relay.parkIdle = time.Hour, time.Hour
 			server.mu.Unlock()
 			pong := clientFrame(0x8a, []byte("split"))
 			wire := c.WS.NetConn()

@@ -99,7 +99,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
 		Clock: s.clock, Log: log, Counts: new(count.Set), Unheard: s.unheard,
 	})
-	h.relay.parkAfter = s.parkAfter
+	h.relay.parkAfter, h.relay.parkIdle = s.parkAfter, s.parkAfter
 	if s.headTimeout > 0 {
 		h.relay.headTimeout = s.headTimeout
 	}

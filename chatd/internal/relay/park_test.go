@@ -72,6 +72,17 @@ func TestIdleConnectionsPark(t *testing.T) {
 	}
 }
 
+func TestWhoHasNoSessionParksSooner(t *testing.T) {
+	h, _ := simple(t, func(s *setup) { s.parkAfter = time.Hour })
+	h.relay.parkIdle = time.Millisecond
+	busy := h.phone("alice")
+	s := busy.Open(1, "x")
+	h.phone("bob")
+	poll(t, "one parks, the other does not", func() bool { l := h.relay.Load(); return l.Parked == 1 && l.Active == 1 })
+	busy.Send(frame.Close{Session: s})
+	h.parkedAll(2)
+}
+
 // The same tests, as on systems without a poller.
 func TestConnectionsThatStayActive(t *testing.T) {
 	withoutPoller = true

@@ -89,6 +89,7 @@ type Relay struct {
 	trimmer   *trimmer
 	// What tests make smaller.
 	parkAfter    time.Duration
+	parkIdle     time.Duration
 	frameTimeout time.Duration
 	closeGrace   time.Duration
 	headTimeout  time.Duration
@@ -114,7 +115,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: min(creditTimeout, 2*cfg.Ping),
+		parkAfter: parkAfter, parkIdle: parkIdle, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: min(creditTimeout, 2*cfg.Ping),
 		conns:    map[*conn]struct{}{},
 		accounts: map[accountKey]*conn{},
 		sessions: map[frame.SessionID]*conn{},

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 // active (stacks, buffers, TLS handshakes) is free, but Go gives it back to the
 // system only down to a tenth above its goal: of 15,000 connections with TLS that
 // was 7 KB each. So it is told to, once, when the crowd has come to rest. That
-// costs one garbage collection, which runs beside everything else.
+// costs two garbage collections, which run beside everything else: what a
+// sync.Pool holds is free after the second.
 const (
 	trimLook  = time.Second      // how often it looks
 	trimCalm  = 2                // looks in a row at which hardly any had parked or resumed
@@ -34,10 +36,15 @@ type trimmer struct {
 }
 
 func newTrimmer(r *Relay) *trimmer {
-	t := &trimmer{relay: r, free: func() { go debug.FreeOSMemory() }}
+	t := &trimmer{relay: r, free: func() { go freeMemory() }}
 	t.wake.Owner = t
 	r.wheel.Set(&t.wake, trimLook)
 	return t
+}
+
+func freeMemory() {
+	runtime.GC()
+	debug.FreeOSMemory()
 }
 
 // Due implements wheel.Owner.
