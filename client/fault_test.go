@@ -193,6 +193,24 @@ func TestLostAbortKeepsTheVerdict(t *testing.T) {
 	})
 }
 
+// With nothing registered the vault's count is 0: who is cut off while he registers
+// must not read that no attempts are left.
+func TestCutOffWhileRegisteringSaysNothingOfAttempts(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		f.hook(func(d direction, fr frame.Frame) fate {
+			if data, ok := fr.(frame.Data); ok && d == up && data.Sequence == 3 {
+				return cut
+			}
+			return pass
+		})
+		_, err := p.Register(t.Context(), []byte("pw"), client.NewBackupKey(), client.RegisterOptions{})
+		if e := wantError(t, err, client.ErrUnreachable); e.AttemptsLeft != client.Unknown {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
 // A relay that lets aborts through, and ends the session before each reply, must not
 // turn one wrong password into ten charges (A18): the entry is closed by then, and
 // the same element would be charged anew.

@@ -182,7 +182,10 @@ func (o *operation) call(ctx context.Context, req vaultmsg.Request) (vaultmsg.Bo
 	if reply.Status != frame.OK {
 		return nil, o.refused(reply)
 	}
-	o.charged, o.left = reply.Charged, int(reply.Left)
+	o.charged = reply.Charged
+	if o.status.State == StateLive {
+		o.left = int(reply.Left) // without a record it is 0, and means nothing
+	}
 	return reply.Body, nil
 }
 
