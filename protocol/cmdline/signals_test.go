@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestMain makes of the test binary, called with this argument, a daemon that
@@ -48,6 +49,23 @@ func TestTheFirstSignalDrainsTheSecondEnds(t *testing.T) {
 		var exit *exec.ExitError
 		if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != ExitFailed {
 			t.Errorf("ended with %v", err)
+		}
+	}
+}
+
+// What timeout(1) sends twice is one signal: the second must not end what the first
+// lets end in peace.
+func TestTheSameSignalAtOnceIsNoSecond(t *testing.T) {
+	for _, c := range []struct {
+		s     os.Signal
+		after time.Duration
+		want  bool
+	}{
+		{syscall.SIGINT, 0, false}, {syscall.SIGINT, echoes - 1, false}, {syscall.SIGINT, echoes, true},
+		{syscall.SIGTERM, 0, true}, {syscall.SIGTERM, time.Hour, true},
+	} {
+		if got := second(syscall.SIGINT, c.s, c.after); got != c.want {
+			t.Errorf("%v %v after SIGINT: a second one %v", c.s, c.after, got)
 		}
 	}
 }
