@@ -6,6 +6,8 @@ import (
 	"io"
 	"path/filepath"
 	"time"
+
+	"chatvault/docker/stack"
 )
 
 // refresh is how often play mints a ticket; one is good for an hour.
@@ -18,6 +20,10 @@ func play(ctx context.Context, w *world) error {
 		return err
 	}
 	ctl := filepath.Join(w.stack.BinDir, "backupctl")
+	key, err := filepath.Rel(w.dir, w.stack.IssuerKeyFile)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(w.out, `
 The stack runs until Ctrl-C, which removes everything.
 
@@ -32,7 +38,9 @@ Try next, from another terminal:
   %s register --config phone.yaml
   %[7]s backup ANY-FOLDER backup.cvb --config phone.yaml
   %[7]s status --config phone.yaml
-`, w.stack.URL(), w.path("pins.json"), w.path(ticketOf(phone)), refresh.Minutes(), w.path("servers/*.log"), w.dir, ctl)
+  %[8]s run echo --url %[1]s --fleet pins.json --issuer-key %[9]s --iss %[10]s --connections 20 --rate 50 --out load
+`, w.stack.URL(), w.path("pins.json"), w.path(ticketOf(phone)), refresh.Minutes(), w.path("servers/*.log"), w.dir, ctl,
+		filepath.Join(w.stack.BinDir, "chatload"), key, stack.Issuer)
 	ticker := time.NewTicker(refresh)
 	defer ticker.Stop()
 	w.out = io.Discard
