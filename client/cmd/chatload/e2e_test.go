@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"chatvault/client/cmd/chatload/internal/command"
+	"chatvault/client/cmd/chatload/internal/load"
 	"chatvault/client/cmd/chatload/internal/result"
 	"chatvault/docker/stack"
 	"chatvault/protocol/cmdline"
@@ -112,6 +114,15 @@ func (tg target) run(ctx context.Context, want int, scenario string, args ...str
 	if err != nil {
 		tg.t.Fatal(err)
 	}
+	s, err := load.Find(scenario)
+	if err != nil {
+		tg.t.Fatal(err)
+	}
+	for _, op := range r.Ops {
+		if !slices.Contains(s.Ops, op.Name) {
+			tg.t.Errorf("%s measures %s, and does not say so", scenario, op.Name)
+		}
+	}
 	if html, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !bytes.Contains(html, []byte("<svg")) {
 		tg.t.Errorf("%s: report: %v", scenario, err)
 	}
@@ -198,6 +209,14 @@ func story(t *testing.T, tg target) {
 		"--fleet", tg.PinsFile, "--count", "12", "--out", file); code != 0 {
 		t.Fatal(errs)
 	}
+	t.Run("tickets that are not accepted", func(t *testing.T) {
+		code, out, errs := target{tg.Stack, t}.chatload(t.Context(), "run", "connect", "--url", tg.URL(), "--fleet", tg.PinsFile,
+			"--issuer-key", tg.IssuerKeyFile, "--iss", "https://other.example", "--rate", "4", "--duration", "1s")
+		if code != 1 || !strings.Contains(out, "connect: not_authorised 2\n") || !strings.Contains(out, "warning: tickets were not accepted: --iss") ||
+			!regexp.MustCompile(` 2 +0\.0/s +- `).MatchString(out) || !strings.Contains(errs, "nothing ended well") {
+			t.Errorf("exit code %d, %s%s", code, out, errs)
+		}
+	})
 	t.Run("tickets from a file run out", func(t *testing.T) {
 		tg := target{tg.Stack, t}
 		r, out := tg.run(t.Context(), 99, "connect", "--tickets", file, "--rate", "40", "--duration", "1s",
@@ -261,13 +280,14 @@ func story(t *testing.T, tg target) {
 				"--iss", stack.Issuer, "--rate", rate, "--duration", "1s", "--out", dir); code != 0 {
 				t.Fatal(errs)
 			}
-			files = append(files, filepath.Join(dir, "result.json"))
+			files = append(files, dir) // in which is result.json
 		}
 		both := filepath.Join(t.TempDir(), "both")
 		if code, _, errs := tg.chatload(t.Context(), "merge", "--out", both, "--slo", "connect.count>=15", files[0], files[1]); code != 0 {
 			t.Error(errs)
 		}
-		if code, out, _ := tg.chatload(t.Context(), "compare", files[0], files[1], "--max-regression", "20"); code != 99 || !strings.Contains(out, "connect") {
+		if code, out, _ := tg.chatload(t.Context(), "compare", files[0], files[1], "--max-regression", "20"); code != 99 ||
+			!strings.Contains(out, "connect") || !strings.Contains(out, "rate 20, then 10") {
 			t.Errorf("half the rate: exit code %d, %s", code, out)
 		}
 		if code, _, errs := tg.chatload(t.Context(), "compare", files[0], files[0], "--max-regression", "1"); code != 0 {
@@ -285,6 +305,7 @@ func TestUsage(t *testing.T) {
 		{"run", "echo", "--url", "http://127.0.0.1:1/v1/ws", "--fleet", "x"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "/nonexistent"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--slo", "echo.p99"},
+		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--slo", "ecko.p99<5ms"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--rate", "0"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--ksf", "1,1,1"},
 		{"run", "echo", "--url", "ws://127.0.0.1:1/v1/ws", "--fleet", "x", "--server", "me"},

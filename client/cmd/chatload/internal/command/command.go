@@ -3,10 +3,14 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"chatvault/client/cmd/chatload/internal/load"
@@ -60,13 +64,20 @@ type scenariosCmd struct{}
 func (scenariosCmd) Run(io cmdline.IO) error {
 	t := tabwriter.NewWriter(io.Out, 0, 0, 2, ' ', 0)
 	for _, s := range load.Scenarios() {
-		fmt.Fprintf(t, "%s\t%s\n", s.Name, s.About)
+		fmt.Fprintf(t, "%s\t%s\n\tMeasures %s.\n", s.Name, s.About, strings.Join(s.Ops, ", "))
+	}
+	fmt.Fprintln(t, "\nWhat is measured, for --slo:")
+	for _, op := range load.Operations() {
+		fmt.Fprintf(t, "%s\t%s\n", op.Name, op.About)
 	}
 	return t.Flush()
 }
 
-// readResult reads a result from a file.
+// readResult reads a result from a file, or from the folder that run wrote.
 func readResult(file string) (*result.Result, error) {
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		file = filepath.Join(file, resultFile)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -79,44 +90,78 @@ func readResult(file string) (*result.Result, error) {
 	return r, nil
 }
 
+// resultFile is the one of a result's files that chatload reads again.
+const resultFile = "result.json"
+
+// mayWrite makes a folder, unless dir is empty, and sees that files can be made in
+// it: before a run, which may have taken a day by the time it has something to write.
+func mayWrite(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, tempPattern)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 // writeAll writes a result's files into a folder: result.json, report.html, and
 // a percentile table for each operation, by schedule and by service.
 func writeAll(dir string, r *result.Result) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	files := map[string]func(io.Writer) error{
-		"result.json": r.Write,
-		"report.html": func(w io.Writer) error { return report.Write(w, r) },
+	// First what the rest can be made of.
+	if err := writeFile(dir, resultFile, r.Write); err != nil {
+		return err
+	}
+	if err := writeFile(dir, "report.html", func(w io.Writer) error { return report.Write(w, r) }); err != nil {
+		return err
 	}
 	for _, op := range r.Ops {
-		if op.Schedule.Count > 0 {
-			files[op.Name+".schedule.hgrm"] = op.Schedule.Histogram.WriteHGRM
-			files[op.Name+".service.hgrm"] = op.Service.Histogram.WriteHGRM
+		if op.Schedule.Count == 0 {
+			continue
 		}
-	}
-	for name, write := range files {
-		if err := writeFile(filepath.Join(dir, name), write); err != nil {
+		err := errors.Join(writeFile(dir, op.Name+".schedule.hgrm", op.Schedule.Histogram.WriteHGRM),
+			writeFile(dir, op.Name+".service.hgrm", op.Service.Histogram.WriteHGRM))
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func writeFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.Create(path)
+// tempPattern names what is not complete yet.
+const tempPattern = ".chatload-*"
+
+// writeFile makes a file, or replaces it, whole: who is interrupted twice finds the
+// old one or the new one.
+func writeFile(dir, name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(dir, tempPattern)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if e := f.Close(); err == nil {
-			err = e
-		}
-	}()
-	if err := write(f); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Join(dir, name), errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
+}
+
+// counts is outcomes for people, by name.
+func counts(outcomes map[string]int64) string {
+	var out []string
+	for _, code := range slices.Sorted(maps.Keys(outcomes)) {
+		out = append(out, fmt.Sprintf("%s %d", code, outcomes[code]))
+	}
+	return strings.Join(out, ", ")
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
@@ -126,16 +171,27 @@ func summary(w io.Writer, r *result.Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "operation\toffered\tmissed\tgood\tfailed\trate\tp50\tp99\tp99.9\tmax\tservice p99\t")
 	for _, op := range r.Ops {
+		rate := "-" // of what nobody scheduled
+		if op.OfferedRate > 0 {
+			rate = fmt.Sprintf("%.1f/s", op.AchievedRate)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\t", op.Name, op.Offered, op.Missed, op.Good(), op.Failed, rate)
 		s := op.Schedule
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%.1f/s\t%.1f ms\t%.1f ms\t%.1f ms\t%.1f ms\t%.1f ms\t\n", op.Name, op.Offered, op.Missed,
-			op.Good(), op.Failed, op.AchievedRate, s.P50, s.P99, s.P999, s.Max, op.Service.P99)
+		for _, v := range []float64{s.P50, s.P99, s.P999, s.Max, op.Service.P99} {
+			if s.Count > 0 {
+				fmt.Fprintf(t, "%.1f ms\t", v)
+			} else {
+				fmt.Fprint(t, "-\t") // nothing that had a duration
+			}
+		}
+		fmt.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	for _, op := range r.Ops {
-		if len(op.Outcomes) > 1 || op.Failed > 0 {
-			fmt.Fprintf(w, "%s: %v\n", op.Name, op.Outcomes)
+		if op.Outcomes[load.CodeOK] != op.Done {
+			fmt.Fprintf(w, "%s: %s\n", op.Name, counts(op.Outcomes))
 		}
 	}
 	for _, s := range r.Servers {

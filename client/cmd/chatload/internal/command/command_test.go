@@ -1,8 +1,12 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -12,6 +16,7 @@ import (
 	"chatvault/client/cmd/chatload/internal/load"
 	"chatvault/client/cmd/chatload/internal/measure"
 	"chatvault/client/cmd/chatload/internal/result"
+	"chatvault/protocol/cmdline"
 	"chatvault/protocol/opaque"
 )
 
@@ -70,6 +75,9 @@ func TestWarns(t *testing.T) {
 		r    *result.Result
 		want string
 	}{
+		{"late, for others", &result.Result{Machines: []result.Machine{{CPUs: 4, LagP99: 21, Busy: 0.99}}}, "because others kept this machine's CPUs busy"},
+		{"nobody drains", &result.Result{Scenario: "drain", Machines: []result.Machine{fine}}, "the relay did not drain"},
+		{"tickets", failing("not_authorised"), "--iss"},
 		{"late", &result.Result{Machines: []result.Machine{fine, {LagP99: 21}}}, "operations late (99th percentile 21 ms)"},
 		{"CPU", &result.Result{Machines: []result.Machine{fine, fine}}, "used 6.0 of this machine's 4 CPUs"},
 		{"busy", &result.Result{Machines: []result.Machine{{CPUs: 4, Busy: 0.99}}}, "busy to 99 %"},
@@ -83,6 +91,63 @@ func TestWarns(t *testing.T) {
 		if got := strings.Join(c.r.Warnings, "\n"); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q", c.name, got)
 		}
+	}
+}
+
+// What no run should begin with.
+func TestNothingToWriteTo(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{file, filepath.Join(file, "under"), "/dev/null/x"} {
+		if mayWrite(bad) == nil {
+			t.Errorf("%s was accepted", bad)
+		}
+	}
+	fine := filepath.Join(dir, "new", "folder")
+	if err := mayWrite(fine); err != nil || mayWrite("") != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(fine); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestDrainNeedsItsProcess(t *testing.T) {
+	// No process has a number above what Linux allows.
+	if (runCmd{DrainPID: 1 << 30}).mayDrain() == nil || (runCmd{}).mayDrain() != nil || (runCmd{DrainPID: os.Getpid()}).mayDrain() != nil {
+		t.Error("a process that is not there was accepted, or one that is was not")
+	}
+}
+
+// When the folder cannot be written to any more, the numbers are shown all the same,
+// and a file that was there stays whole.
+func TestResultsAreNotLost(t *testing.T) {
+	run := measure.New(time.Now(), time.Second)
+	op, now := run.Op("echo"), time.Now()
+	op.Begin(now)
+	op.End(now, now, now, measure.Outcome{Code: "ok"})
+	r := &result.Result{Version: result.Version, Scenario: "echo", Ops: run.Results()}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	err := runCmd{Out: filepath.Join(dir, "file")}.finish(cmdline.IO{Out: &out}, r, nil)
+	if err == nil || !strings.Contains(out.String(), "echo") {
+		t.Errorf("%v, %q", err, out.String())
+	}
+	full := errors.New("the disk is full")
+	if err := writeFile(dir, "file", func(io.Writer) error { return full }); !errors.Is(err, full) {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "old" {
+		t.Errorf("the old file is %q, %v", b, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

@@ -1,15 +1,18 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"chatvault/client/cmd/chatload/internal/load"
 	"chatvault/client/cmd/chatload/internal/result"
 	"chatvault/protocol/cmdline"
 )
 
 type compareCmd struct {
-	Before        string  `arg:"" help:"A result.json."`
+	Before        string  `arg:"" help:"A result.json, or the folder that run wrote."`
 	After         string  `arg:"" help:"Another one, of the same scenario."`
 	MaxRegression float64 `placeholder:"PERCENT" help:"Exit with 99 when a rate, p50 or p99 by schedule is worse by more than this."`
 }
@@ -34,6 +37,9 @@ func (c compareCmd) Run(io cmdline.IO) error {
 	if err := result.WriteDifferences(io.Out, all); err != nil {
 		return err
 	}
+	for _, other := range result.OtherSettings(before, after) {
+		fmt.Fprintf(io.Out, "warning: they were not asked for the same: %s\n", other)
+	}
 	if c.MaxRegression == 0 {
 		return nil
 	}
@@ -51,15 +57,14 @@ func (c compareCmd) Run(io cmdline.IO) error {
 
 type mergeCmd struct {
 	Out   string   `required:"" placeholder:"DIR" help:"Folder for the merged result.json, report.html and .hgrm files."`
-	Files []string `arg:"" help:"The result.json of each generator."`
+	Files []string `arg:"" help:"The result.json of each generator, or its folder."`
 	SLO   []string `name:"slo" sep:"none" placeholder:"OBJECTIVE" help:"Hold the merged result against this, as run does. May be given again."`
 }
 
 // Run merges results.
 func (c mergeCmd) Run(io cmdline.IO) error {
-	slos, err := parseSLOs(c.SLO)
-	if err != nil {
-		return err
+	if err := mayWrite(c.Out); err != nil {
+		return cmdline.Usagef("--out: %w", err)
 	}
 	var all []*result.Result
 	for _, file := range c.Files {
@@ -73,21 +78,31 @@ func (c mergeCmd) Run(io cmdline.IO) error {
 	if err != nil {
 		return err
 	}
-	kept := judge(merged, slos)
-	if err := writeAll(c.Out, merged); err != nil {
+	scenario, err := load.Find(merged.Scenario)
+	if err != nil {
 		return err
 	}
-	if err := summary(io.Out, merged); err != nil {
+	slos, err := parseSLOs(c.SLO, scenario)
+	if err != nil {
+		return err
+	}
+	kept := judge(merged, slos)
+	if err := errors.Join(writeAll(c.Out, merged), summary(io.Out, merged)); err != nil {
 		return err
 	}
 	return verdict(kept)
 }
 
-func parseSLOs(texts []string) (slos []result.SLO, err error) {
+// parseSLOs reads objectives on what the scenario measures: another name is a typo,
+// which nobody wants to learn at the end of a long run.
+func parseSLOs(texts []string, scenario load.Scenario) (slos []result.SLO, err error) {
 	for _, text := range texts {
 		s, err := result.ParseSLO(text)
 		if err != nil {
 			return nil, cmdline.Usagef("--slo: %w", err)
+		}
+		if !slices.Contains(scenario.Ops, s.Op()) {
+			return nil, cmdline.Usagef("--slo %s: %s measures %s", s, scenario.Name, strings.Join(scenario.Ops, ", "))
 		}
 		slos = append(slos, s)
 	}

@@ -66,6 +66,19 @@ func loopback(relayURL string) bool {
 	return err == nil && a.Is4() && a.IsLoopback()
 }
 
+// mayDrain says when there is no such process as --drain-pid, or it is not ours to
+// signal.
+func (c runCmd) mayDrain() error {
+	if c.DrainPID == 0 {
+		return nil
+	}
+	p, err := os.FindProcess(c.DrainPID)
+	if err != nil {
+		return err
+	}
+	return p.Signal(syscall.Signal(0))
+}
+
 // drain tells the relay's process to drain. Of several generators one does; for
 // the others it begins at the same moment.
 func (c runCmd) drain() func() error {

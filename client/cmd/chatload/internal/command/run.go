@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	goio "io"
 	"maps"
 	"os"
 	"slices"
@@ -74,23 +76,30 @@ type runCmd struct {
 
 // Run runs a scenario. Ctrl-C ends it early, with a report of what there is.
 func (c runCmd) Run(ctx context.Context, app cmdline.App, io cmdline.IO) error {
-	slos, err := parseSLOs(c.SLO)
+	scenario, err := load.Find(c.Scenario)
+	if err != nil {
+		return usage(err)
+	}
+	slos, err := parseSLOs(c.SLO, scenario)
 	if err != nil {
 		return err
 	}
-	if _, err := load.Find(c.Scenario); err != nil {
-		return usage(err)
-	}
 	targets, err := parseTargets(c.Server, c.Metrics)
+	if err != nil {
+		return err
+	}
+	cfg, err := c.config(io)
 	if err != nil {
 		return err
 	}
 	if c.Processes < 1 || c.Processes > maxProcesses || c.Processes > c.Connections {
 		return cmdline.Usagef("--processes: 1 to %d, and no more than --connections", maxProcesses)
 	}
-	cfg, err := c.config(io)
-	if err != nil {
-		return err
+	if err := c.mayDrain(); err != nil {
+		return cmdline.Usagef("--drain-pid %d: %w", c.DrainPID, err)
+	}
+	if err := mayWrite(c.Out); err != nil {
+		return cmdline.Usagef("--out: %w", err)
 	}
 	watching, err := observe.Start(ctx, targets, time.Second)
 	if err != nil {
@@ -150,20 +159,19 @@ func runPrepared(ctx context.Context, scenario string, cfg load.Config, prepared
 	}, err
 }
 
-// finish judges a result, writes it, and says what came of it.
-func (c runCmd) finish(io cmdline.IO, r *result.Result, slos []result.SLO) (err error) {
+// finish judges a result, writes it, and says what came of it. What cannot be
+// written to one place is still written to the other.
+func (c runCmd) finish(io cmdline.IO, r *result.Result, slos []result.SLO) error {
 	kept := judge(r, slos)
-	if c.Out != "" {
-		if err := writeAll(c.Out, r); err != nil {
-			return err
-		}
-	}
+	show := summary
 	if c.JSON {
-		err = r.Write(io.Out)
-	} else {
-		err = summary(io.Out, r)
+		show = func(w goio.Writer, r *result.Result) error { return r.Write(w) }
 	}
-	if err != nil {
+	var written error
+	if c.Out != "" {
+		written = writeAll(c.Out, r)
+	}
+	if err := errors.Join(written, show(io.Out, r)); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(r.Ops, func(op *result.Op) bool { return op.Good() > 0 }) {
@@ -236,7 +244,7 @@ func (c runCmd) config(io cmdline.IO) (cfg load.Config, err error) {
 func (c runCmd) phones(fleetID string) (phones.Source, error) {
 	switch {
 	case (c.IssuerKey == "") == (c.Tickets == ""):
-		return nil, cmdline.Usagef("say where tickets come from: --issuer-key FILE --iss ISS, or --tickets FILE")
+		return nil, cmdline.Usagef("say where tickets come from: either --issuer-key FILE --iss ISS, or --tickets FILE")
 	case c.Tickets == "":
 		return c.issuer(fleetID)
 	}
@@ -305,13 +313,16 @@ func warn(r *result.Result) {
 		lag, used, busy, cpus = max(lag, m.LagP99), used+m.CPUsUsed, max(busy, m.Busy), max(cpus, m.CPUs)
 		waits += m.Waits
 	}
-	if lag > maxLag {
+	full := used <= maxCPU*float64(cpus) && busy > maxBusy // and not by the generator
+	if lag > maxLag && full {
+		r.Warn("operations were started late (99th percentile %.0f ms), because others kept this machine's CPUs busy", lag)
+	} else if lag > maxLag {
 		r.Warn("the generator is itself the bottleneck: it started operations late (99th percentile %.0f ms); lower --rate, or spread the load over machines and merge", lag)
 	}
-	if used > maxCPU*float64(cpus) {
-		r.Warn("the generator is itself the bottleneck: it used %.1f of this machine's %d CPUs; lower --rate, or spread the load over machines and merge", used, cpus)
-	} else if busy > maxBusy {
+	if full {
 		r.Warn("this machine's CPUs were busy to %.0f %%: latencies tell of the machine as much as of the relay", 100*busy)
+	} else if used > maxCPU*float64(cpus) {
+		r.Warn("the generator is itself the bottleneck: it used %.1f of this machine's %d CPUs; lower --rate, or spread the load over machines and merge", used, cpus)
 	}
 	if waits > 0 {
 		r.Warn("%d arrivals waited because --max-in-flight operations, or all that the scenario has, were busy; the waiting counts by schedule", waits)
@@ -320,11 +331,15 @@ func warn(r *result.Result) {
 		load.CodeNoDescriptors: "the generator ran out of descriptors: raise its limit (ulimit -n), or give it more --processes",
 		load.CodeNoPorts:       "the generator ran out of ports: give it more source addresses (--local-addrs)",
 		load.CodeNoPhones:      "the file of tickets ran out of phones: make more (chatload tickets --count)",
+		load.CodeNotAuthorised: "tickets were not accepted: --iss, --issuer-key, --kid and the fleet must be as chatd and vaultd have them configured",
 	}
 	for _, code := range slices.Sorted(maps.Keys(codes)) {
 		if slices.ContainsFunc(r.Ops, func(op *result.Op) bool { return op.Errors[code] > 0 }) {
 			r.Warn("%s", codes[code])
 		}
+	}
+	if r.Scenario == load.Drain && r.Op(load.OpTold) == nil && !r.Interrupted {
+		r.Warn("nobody was told to leave: the relay did not drain in this time")
 	}
 	if r.Interrupted {
 		r.Warn("interrupted: the numbers are of what was done until then")

@@ -87,8 +87,8 @@ func (ticketsCmd) Help() string {
 
 // Run makes phones.
 func (c ticketsCmd) Run(io cmdline.IO) error {
-	if c.IssuerKey == "" || c.Fleet == "" {
-		return cmdline.Usagef("--issuer-key and --fleet are needed")
+	if c.IssuerKey == "" || c.Iss == "" || c.Fleet == "" {
+		return cmdline.Usagef("--issuer-key, --iss and --fleet are needed")
 	}
 	if c.Count < 1 || c.Count > 1_000_000 {
 		return cmdline.Usagef("--count: 1 to 1000000")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -126,17 +127,15 @@ func (as *accounts) put(a *account) {
 	as.here <- struct{}{}
 }
 
-func (as *accounts) get(ctx context.Context) (*account, error) {
-	select {
-	case <-as.here:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func (as *accounts) get(ctx context.Context) (a *account, waited time.Time, err error) {
+	if _, waited, err = take(ctx, as.e.run, as.here); err != nil {
+		return nil, waited, err
 	}
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	a := as.free[len(as.free)-1]
+	a = as.free[len(as.free)-1]
 	as.free = as.free[:len(as.free)-1]
-	return a, nil
+	return a, waited, nil
 }
 
 func (as *accounts) close() {
@@ -161,13 +160,14 @@ func (e *Env) doRegister(ctx context.Context, _ int) measure.Outcome {
 
 // doRecover is the do of a stream: the phone is lost, a new one gets the key
 // back, and it must be the one that was registered.
-func (as *accounts) doRecover(ctx context.Context, _ int) measure.Outcome {
+func (as *accounts) doRecover(ctx context.Context, _ int) (out measure.Outcome) {
 	ctx, cancel := context.WithTimeout(ctx, as.e.cfg.Timeout)
 	defer cancel()
-	a, err := as.get(ctx)
+	a, waited, err := as.get(ctx)
 	if err != nil {
 		return outcome(err)
 	}
+	defer func() { out.Began = waited }()
 	defer as.put(a)
 	a.close()
 	p, err := as.e.cfg.Phones.Again(a.phone)
@@ -192,13 +192,14 @@ func (as *accounts) doRecover(ctx context.Context, _ int) measure.Outcome {
 func (as *accounts) doWrong(ctx context.Context, i int) measure.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, as.e.cfg.Timeout)
 	defer cancel()
-	a, err := as.get(ctx)
+	a, waited, err := as.get(ctx)
 	if err != nil {
 		return outcome(err)
 	}
 	a.wrong++
 	_, err = a.owner.Recover(ctx, secret.Bytes(fmt.Sprintf("wrong %d %s", i, a.password)))
 	out := a.judge(err)
+	out.Began = waited
 	if a.wrong < attempts || a.vague && !isGone(err) {
 		as.put(a)
 		return out

@@ -34,6 +34,9 @@ const (
 	codeOther         = "other"
 )
 
+// CodeNotAuthorised is the wire's, for tickets that are not accepted.
+var CodeNotAuthorised = frame.NotAuthorised.String()
+
 // status is a refusal that a relay expressed on the wire.
 type status string
 

@@ -8,9 +8,12 @@ import (
 	"chatvault/client/cmd/chatload/internal/measure"
 )
 
-// opTold is from the beginning of a drain until a held connection is told to
-// leave; its latencies are how the relay spreads them.
-const opTold = "told"
+// Drain is the scenario of a relay that drains. OpTold is from its beginning until
+// a held connection is told to leave; its latencies are how the relay spreads them.
+const (
+	Drain  = "drain"
+	OpTold = "told"
+)
 
 // drainAfter is how long all are held before the relay is told: other processes
 // of the same load may be a little behind.
@@ -39,7 +42,7 @@ func planDrain(e *Env) (plan, error) {
 func (d *drain) begin(e *Env) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.op = e.run.Op(opTold)
+	d.op = e.run.Op(OpTold)
 	if e.cfg.Drain == nil {
 		e.cfg.Say("all are connected: let the relay drain now (SIGTERM)")
 		return nil // begins with the first who is told

@@ -55,12 +55,30 @@ func (es *echoes) do(ctx context.Context, _ int) measure.Outcome { return es.use
 func (es *echoes) use(ctx context.Context, f func(*echo, context.Context) measure.Outcome) measure.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, es.e.cfg.Timeout)
 	defer cancel()
+	x, waited, err := take(ctx, es.e.run, es.idle)
+	if err != nil {
+		return outcome(err)
+	}
+	defer func() { es.idle <- x }()
+	out := f(x, ctx)
+	out.Began = waited
+	return out
+}
+
+// take takes one thing of those that operations share. Who has to wait for one is
+// counted, and waited says until when: a wait here is no service of the relay's.
+func take[T any](ctx context.Context, run *measure.Run, from <-chan T) (one T, waited time.Time, err error) {
 	select {
-	case x := <-es.idle:
-		defer func() { es.idle <- x }()
-		return f(x, ctx)
+	case one = <-from:
+		return one, waited, nil
+	default:
+	}
+	run.Waited()
+	select {
+	case one = <-from:
+		return one, time.Now(), nil
 	case <-ctx.Done():
-		return outcome(ctx.Err())
+		return one, waited, ctx.Err()
 	}
 }
 

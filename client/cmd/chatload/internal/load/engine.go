@@ -109,6 +109,9 @@ func (e *Env) dispatch(ctx, working context.Context, s stream, begin time.Time, 
 			if out.Failed && ctx.Err() != nil && working.Err() != nil {
 				out.Code = codeInterrupted
 			}
+			if out.Began.After(began) {
+				began = out.Began
+			}
 			op.End(due, began, time.Now(), out)
 			<-room
 		}(started)

@@ -128,3 +128,32 @@ func TestTimed(t *testing.T) {
 		}
 	})
 }
+
+// Who waits here for a free phone is late by schedule, and no slower by service.
+func TestWaitingForAPhoneIsNoService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &Env{cfg: Config{Timeout: 3 * time.Second}, run: measure.New(time.Now(), time.Minute)}
+		es := newEchoes(e, 1)
+		first := true
+		e.runStage(t.Context(), stage{streams: []stream{{"op", arrival.Steady{Rate: 10, For: time.Second}, 10, func(ctx context.Context, _ int) measure.Outcome {
+			return es.use(ctx, func(*echo, context.Context) measure.Outcome {
+				if first {
+					first = false
+					time.Sleep(time.Second)
+				}
+				return ok
+			})
+		}}}})
+		op := e.run.Results()[0]
+		if op.Done != 10 || e.run.Waits() != 9 {
+			t.Errorf("%+v, %d waited", op, e.run.Waits())
+		}
+		// 1000, 900, … 100 ms
+		if p := op.Schedule.Histogram.Quantile(50); p < 499 || p > 501 {
+			t.Errorf("by schedule: p50 %v ms, want 500", p)
+		}
+		if p := op.Service.Histogram.Quantile(90); p > 0.01 || op.Service.Max < 999 {
+			t.Errorf("by service: p90 %v ms, max %v", p, op.Service.Max)
+		}
+	})
+}

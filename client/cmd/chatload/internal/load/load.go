@@ -84,7 +84,9 @@ func Prepare(ctx context.Context, s Scenario, cfg Config) (*Prepared, error) {
 		return nil, err
 	}
 	if p.prepare != nil {
-		if err := p.prepare(ctx); err != nil {
+		if err := p.prepare(ctx); ctx.Err() != nil {
+			return nil, errors.New("interrupted while preparing: nothing was measured")
+		} else if err != nil {
 			return nil, fmt.Errorf("prepare %s: %w", s.Name, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -89,8 +90,13 @@ func TestCheck(t *testing.T) {
 
 func TestScenariosAreFound(t *testing.T) {
 	for _, s := range Scenarios() {
-		if got, err := Find(s.Name); err != nil || got.About == "" {
+		if got, err := Find(s.Name); err != nil || got.About == "" || len(got.Ops) == 0 {
 			t.Errorf("%s: %v", s.Name, err)
+		}
+		for _, name := range s.Ops {
+			if !slices.ContainsFunc(Operations(), func(op Operation) bool { return op.Name == name && op.About != "" }) {
+				t.Errorf("%s measures %s, which nobody explains", s.Name, name)
+			}
 		}
 	}
 	if _, err := Find("nonsense"); err == nil {

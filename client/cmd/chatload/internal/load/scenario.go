@@ -14,7 +14,8 @@ import (
 // Scenario is a kind of load.
 type Scenario struct {
 	Name  string
-	About string // a sentence for people
+	About string   // a sentence for people
+	Ops   []string // what it measures, by name; what did not happen is in no result
 	plan  func(e *Env) (plan, error)
 }
 
@@ -22,21 +23,55 @@ type Scenario struct {
 func Scenarios() []Scenario { return slices.Clone(scenarios) }
 
 var scenarios = []Scenario{
-	{"connect", "Connections at a rate that grows from 0 to --rate over --duration, at most --connections; each is held until the end.", planConnect},
-	{"idle", "--connections opened at --rate, then held, silent but for pings, for --duration.", planIdle},
-	{"echo", "--connections with a vault session each; STATUS requests through relay and vault at --rate.", planEcho},
-	{"register", "Registrations of new accounts at --rate.", planRegister},
-	{"recover", "Accounts are registered first; then new phones recover their keys at --rate.", planRecover},
-	{"wrong", "Accounts are registered first; then wrong passwords at --rate until their keys are destroyed, and the right one, which must not open any more.", planWrong},
-	{"storm", "--connections opened at --rate; then, every --every for --duration, all are cut at once and come back at once.", planStorm},
-	{"drain", "--connections opened at --rate, then held for --duration, in which the relay drains: told to by --drain-pid, or by you. How they are told and come back, and how that is spread over time.", planDrain},
-	{"slow", "--connections opened at --rate that ask for 3 KB forty times a second and never read, for --duration; a probe echoes beside.", planSlow},
-	{"slowloris", "Connections at --rate, at most --connections, that send their request, or their AUTH, a byte at a time; a probe echoes beside.", planSlowloris},
-	{"half-open", "Sockets at --rate, at most --connections, that fall silent after TCP, in the request, after the upgrade, or after READY; a probe echoes beside.", planHalfOpen},
-	{"garbage", "Connections at --rate that send what nobody should; a probe echoes beside.", planGarbage},
-	{"ping-flood", "Connections at --rate, at most --connections, that ping as fast as they can until they are cut; a probe echoes beside.", planPingFlood},
-	{"sessions", "One account that makes connections at --rate, at most --connections, and opens eight vault sessions on each; a probe echoes beside.", planSessions},
+	{"connect", "Connections at a rate that grows from 0 to --rate over --duration, at most --connections; each is held until the end.", ofHeld(opConnect), planConnect},
+	{"idle", "--connections opened at --rate, then held, silent but for pings, for --duration.", ofHeld(opConnect), planIdle},
+	{"echo", "--connections with a vault session each; STATUS requests through relay and vault at --rate.", []string{opAuthorise, opEcho}, planEcho},
+	{"register", "Registrations of new accounts at --rate.", []string{opRegister}, planRegister},
+	{"recover", "Accounts are registered first; then new phones recover their keys at --rate.", []string{opRecover}, planRecover},
+	{"wrong", "Accounts are registered first; then wrong passwords at --rate until their keys are destroyed, and the right one, which must not open any more.", []string{opWrongPassword, opAfterDestruction}, planWrong},
+	{"storm", "--connections opened at --rate; then, every --every for --duration, all are cut at once and come back at once.", ofHeld(opConnect, opReconnect), planStorm},
+	{Drain, "--connections opened at --rate, then held for --duration, in which the relay drains: told to by --drain-pid, or by you. How they are told and come back, and how that is spread over time.", ofHeld(opConnect, OpTold), planDrain},
+	{"slow", "--connections opened at --rate that ask for 3 KB forty times a second and never read, for --duration; a probe echoes beside.", withProbe(opSlow), planSlow},
+	{"slowloris", "Connections at --rate, at most --connections, that send their request, or their AUTH, a byte at a time; a probe echoes beside.", withProbe(opSlowloris), planSlowloris},
+	{"half-open", "Sockets at --rate, at most --connections, that fall silent after TCP, in the request, after the upgrade, or after READY; a probe echoes beside.", withProbe(opHalfOpen), planHalfOpen},
+	{"garbage", "Connections at --rate that send what nobody should; a probe echoes beside.", withProbe(opGarbage), planGarbage},
+	{"ping-flood", "Connections at --rate, at most --connections, that ping as fast as they can until they are cut; a probe echoes beside.", withProbe(opPingFlood), planPingFlood},
+	{"sessions", "One account that makes connections at --rate, at most --connections, and opens eight vault sessions on each; a probe echoes beside.", withProbe(opSessions), planSessions},
 }
+
+// Operation is something that scenarios measure.
+type Operation struct{ Name, About string }
+
+// Operations are all there are.
+func Operations() []Operation { return slices.Clone(operations) }
+
+var operations = []Operation{
+	{opConnect, "TCP, TLS, upgrade, HELLO, AUTH, READY."},
+	{opPing, "A ping of a held connection, to its pong."},
+	{opHold, "The end of a held connection that the relay ended; good when a GOAWAY asked for it."},
+	{opComeback, "From such an end until the phone is connected again, on any relay."},
+	{opReconnect, "From a storm's cut until the phone is connected again."},
+	{OpTold, "From the beginning of a drain until a connection is told to leave."},
+	{opAuthorise, "Connect, open a vault session, and AUTHORISE in it."},
+	{opEcho, "STATUS in an open vault session, there and back."},
+	{opProbe, "The same, by a good client beside abuse."},
+	{opRegister, "A new account: all from the connection to the receipt."},
+	{opRecover, "A new phone gets the key back: all from the fleet's bundle to the key."},
+	{opWrongPassword, "An attempt that must fail, and say how many are left."},
+	{opAfterDestruction, "The right password, when ten wrong ones have destroyed the key."},
+	{opSlow, "Until the relay cuts one who does not read; without a duration when it bears with him."},
+	{opSlowloris, "Until the relay cuts one who sends a byte at a time."},
+	{opHalfOpen, "Until the relay cuts one who says no more."},
+	{opGarbage, "Until the relay has refused it, or closed."},
+	{opPingFlood, "Until the relay cuts one who pings without end."},
+	{opSessions, "A connection of one account that opens eight vault sessions."},
+}
+
+// ofHeld is what a scenario measures that holds connections.
+func ofHeld(ops ...string) []string { return append(ops, opPing, opHold, opComeback) }
+
+// withProbe is what a scenario of abuse measures.
+func withProbe(op string) []string { return []string{op, opProbe, opAuthorise} }
 
 // Find returns the scenario of that name.
 func Find(name string) (Scenario, error) {
@@ -51,7 +86,7 @@ func Find(name string) (Scenario, error) {
 // Holds says whether a scenario of that name makes a connection for each of
 // Config.Connections, and keeps it.
 func Holds(name string) bool {
-	return slices.Contains([]string{"connect", "idle", "echo", "storm", "drain", "slow", "slowloris", "half-open", "ping-flood", "sessions"}, name)
+	return slices.Contains([]string{"connect", "idle", "echo", "storm", Drain, "slow", "slowloris", "half-open", "ping-flood", "sessions"}, name)
 }
 
 // The bounds of a run.

@@ -22,6 +22,9 @@ type Outcome struct {
 	Code    string
 	Failed  bool
 	Untimed bool // a good end whose duration means nothing
+	// Began is when the other side could begin to serve it, if that was later
+	// than its start: when it had waited here for something.
+	Began time.Time
 }
 
 // Run is the measurements of one run.

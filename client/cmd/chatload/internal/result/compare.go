@@ -1,8 +1,11 @@
 package result
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -42,6 +45,16 @@ func Compare(a, b *Result) []Difference {
 			add(l.name+"p99", was.P99, is.P99, 1)
 			add(l.name+"p99.9", was.P999, is.P999, 1)
 			add(l.name+"max", was.Max, is.Max, 1)
+		}
+	}
+	return out
+}
+
+// OtherSettings lists the settings of the load that differ, as "rate 30, then 50".
+func OtherSettings(a, b *Result) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(a.Settings)) {
+		if is, ok := b.Settings[name]; ok && is != a.Settings[name] {
+			out = append(out, fmt.Sprintf("%s %s, then %s", name, cmp.Or(a.Settings[name], "none"), cmp.Or(is, "none")))
 		}
 	}
 	return out

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Merge joins the results of several generators that ran at the same time
@@ -49,10 +50,30 @@ func Merge(all ...*Result) (*Result, error) {
 			}
 		}
 	}
+	for _, r := range all {
+		if r.end().Before(latest(all)) {
+			out.Warn("these did not all run at the same time: rates are added up all the same")
+		}
+	}
 	for _, op := range out.Ops {
 		op.Schedule, op.Service = op.Schedule.Histogram.Summary(), op.Service.Histogram.Summary()
 	}
 	return out, nil
+}
+
+// end is when the run was over.
+func (r *Result) end() time.Time {
+	return r.Started.Add(time.Duration(r.Seconds * float64(time.Second)))
+}
+
+// latest is when the last of them began.
+func latest(all []*Result) (at time.Time) {
+	for _, r := range all {
+		if r.Started.After(at) {
+			at = r.Started
+		}
+	}
+	return at
 }
 
 func (r *Result) mergeOp(op *Op) error {

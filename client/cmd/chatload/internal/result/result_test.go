@@ -181,3 +181,31 @@ func TestCompare(t *testing.T) {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
+
+// Rates of runs that followed each other must not be taken for one load.
+func TestMergeSaysThatTheyWereNotOneLoad(t *testing.T) {
+	at := func(seconds int) *Result {
+		return &Result{Version: Version, Scenario: "echo", Started: time.Unix(int64(seconds), 0), Seconds: 10}
+	}
+	for _, c := range []struct {
+		starts []int
+		want   bool
+	}{{[]int{0, 9}, false}, {[]int{0, 5, 9}, false}, {[]int{0, 11}, true}, {[]int{5, 0, 12}, true}} {
+		var all []*Result
+		for _, s := range c.starts {
+			all = append(all, at(s))
+		}
+		got, err := Merge(all...)
+		if err != nil || (len(got.Warnings) > 0) != c.want {
+			t.Errorf("%v: %v, %v", c.starts, got.Warnings, err)
+		}
+	}
+}
+
+func TestOtherSettings(t *testing.T) {
+	a := &Result{Settings: map[string]string{"rate": "20", "local-addrs": "", "every": "10s", "old": "1"}}
+	b := &Result{Settings: map[string]string{"rate": "10", "local-addrs": "127.0.0.2", "every": "10s", "new": "1"}}
+	if got := strings.Join(OtherSettings(a, b), "; "); got != "local-addrs none, then 127.0.0.2; rate 20, then 10" {
+		t.Error(got)
+	}
+}

@@ -100,6 +100,9 @@ func (s *SLO) quantile() (float64, bool) {
 	return p, err == nil && p > 0 && p < 100
 }
 
+// Op is the name of the operation that it is about.
+func (s SLO) Op() string { return s.op }
+
 // String is the text that ParseSLO read.
 func (s SLO) String() string {
 	basis := ""
