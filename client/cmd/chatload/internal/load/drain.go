@@ -22,15 +22,25 @@ const drainAfter = 2 * time.Second
 // drain is what a crowd notes of a relay that drains. The zero value notes
 // nothing.
 type drain struct {
+	on bool // static
+
 	mu    sync.Mutex
-	op    *measure.Op
-	begun time.Time // zero: nobody was told yet
+	op    *measure.Op // nil: not begun
+	begun time.Time   // zero: nobody was told yet
+	early []early     // before it began here: another process of this load did so first
+}
+
+// early is somebody who was told to leave.
+type early struct {
+	code string
+	at   time.Time
 }
 
 // planDrain: connections are made and held; then the relay is told to drain, by
 // cfg.Drain, or by somebody else.
 func planDrain(e *Env) (plan, error) {
 	c := newCrowd(e)
+	c.drain.on = true
 	c.places(e.cfg.Connections)
 	return plan{settle: c.settle, close: c.close, stages: []stage{
 		{streams: []stream{{opConnect, e.opening(), e.cfg.MaxInFlight, c.open}}},
@@ -43,11 +53,16 @@ func (d *drain) begin(e *Env) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.op = e.run.Op(OpTold)
+	for _, t := range d.early {
+		d.add(t.code, true, t.at)
+	}
 	if e.cfg.Drain == nil {
 		e.cfg.Say("all are connected: let the relay drain now (SIGTERM)")
 		return nil // begins with the first who is told
 	}
-	d.begun = time.Now()
+	if d.begun.IsZero() {
+		d.begun = time.Now()
+	}
 	if err := e.cfg.Drain(); err != nil {
 		return fmt.Errorf("telling the relay to drain: %w", err)
 	}
@@ -59,9 +74,16 @@ func (d *drain) note(code string, told bool) {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.op == nil {
-		return
+	switch {
+	case d.op != nil:
+		d.add(code, told, now)
+	case d.on && told:
+		d.early = append(d.early, early{code, now})
 	}
+}
+
+// add is called with mu held, when the drain has begun.
+func (d *drain) add(code string, told bool, now time.Time) {
 	if d.begun.IsZero() {
 		d.begun = now
 	}

@@ -157,3 +157,28 @@ func TestWaitingForAPhoneIsNoService(t *testing.T) {
 		}
 	})
 }
+
+// Of several processes one tells the relay: who was told before another one is as
+// far as that counts there too, and who was lost before is none of the drain's.
+func TestToldBeforeTheDrainBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &Env{cfg: Config{Drain: func() error { return nil }}, run: measure.New(time.Now(), time.Minute)}
+		d, none := &drain{on: true}, &drain{}
+		d.note("connection_lost", false)
+		d.note("goaway_draining", true)
+		none.note("goaway_draining", true)
+		time.Sleep(time.Second)
+		if err := d.begin(e); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		d.note("goaway_draining", true)
+		d.note("connection_lost", false)
+		if got := e.run.Results(); len(got) != 1 || got[0].Name != OpTold || got[0].Offered != 3 || got[0].Good() != 2 || got[0].Schedule.Max < 1999 {
+			t.Errorf("%+v", got)
+		}
+		if len(none.early) > 0 {
+			t.Error("noted without a drain")
+		}
+	})
+}
