@@ -27,9 +27,9 @@ func Control(_, _ string, c syscall.RawConn) error {
 	var failed error
 	err := c.Control(func(fd uintptr) {
 		failed = errors.Join(
-			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer),
-			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer),
-			setUserTimeout(int(fd), userTimeout),
+			syscall.SetsockoptInt(handle(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer),
+			syscall.SetsockoptInt(handle(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer),
+			setUserTimeout(handle(fd), userTimeout),
 		)
 	})
 	return errors.Join(err, failed)

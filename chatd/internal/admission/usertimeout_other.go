@@ -5,4 +5,4 @@ package admission
 import "time"
 
 // Elsewhere the relay's own deadlines do what they can.
-func setUserTimeout(int, time.Duration) error { return nil }
+func setUserTimeout(handle, time.Duration) error { return nil }

@@ -23,7 +23,8 @@ import (
 	"chatvault/protocol/ticket"
 )
 
-// withoutPoller makes every relay that is started keep its connections active.
+// withoutPoller makes every relay that is started keep its connections active, as
+// where there is no poller: see engines_test.go.
 var withoutPoller bool
 
 // house is a relay with everything around it.
@@ -183,4 +184,17 @@ func (h *house) login(sub string, device ticket.DeviceKey) *chatdtest.Client {
 func (h *house) phone(sub string) *chatdtest.Client {
 	h.t.Helper()
 	return h.login(sub, chatdtest.NewDevice(h.t))
+}
+
+// atRest waits until there are n connections and all are parked, where connections
+// park.
+func (h *house) atRest(n int) {
+	h.t.Helper()
+	poll(h.t, "rest", func() bool {
+		l := h.relay.Load()
+		if h.relay.poller == nil {
+			return l.Active == n
+		}
+		return l.Parked == n && l.Active == 0
+	})
 }

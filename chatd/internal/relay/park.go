@@ -137,7 +137,9 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c := h.conn
 	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
 	*c.wire.held = (*c.wire.held)[:0]
-	c.raw = rawConn(raw)
+	if c.relay.poller != nil {
+		c.raw = rawConn(raw)
+	}
 	c.in.attachFirst((*source)(c))
 	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
 }

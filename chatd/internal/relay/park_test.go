@@ -5,96 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/protocol/frame"
 )
-
-// parkedAll waits until every connection is parked, or active.
-func (h *house) parkedAll(n int) {
-	h.t.Helper()
-	poll(h.t, "parking", func() bool { l := h.relay.Load(); return l.Parked == n && l.Active == 0 })
-}
-
-func TestIdleConnectionsPark(t *testing.T) {
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
-		t.Run(name, func(t *testing.T) {
-			h, _ := simple(t, func(s *setup) { s.tls = secure })
-			var phones []*chatdtest.Client
-			for range 10 {
-				phones = append(phones, h.phone("alice"))
-			}
-			h.parkedAll(10)
-			for _, c := range h.relay.all() {
-				c.mu.Lock()
-				if c.in.pooled != nil || c.in.br.Size() != 0 {
-					t.Error("a parked connection has a read buffer")
-				}
-				c.mu.Unlock()
-				poll(t, "no write buffer", func() bool {
-					c.out.mu.Lock()
-					defer c.out.mu.Unlock()
-					return c.out.w == nil
-				})
-			}
-			// Whatever comes from either side finds it.
-			for _, c := range phones[:5] {
-				c.Echo(c.Open(1, "x"), 1, "ring")
-				for _, other := range phones {
-					if other != c {
-						chatdtest.Expect[frame.Notice](other)
-					}
-				}
-				h.parkedAll(10)
-			}
-			pong := make(chan string, 1)
-			phones[0].WS.SetPongHandler(func(data string) error { pong <- data; return nil })
-			if err := phones[0].WS.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(time.Minute)); err != nil {
-				t.Fatal(err)
-			}
-			go phones[0].WS.ReadMessage()
-			if data := <-pong; data != "are you there" {
-				t.Errorf("pong %q", data)
-			}
-			h.parkedAll(10)
-			// Nor does it miss its end, in any of the ways.
-			phones[0].WS.NetConn().Close() // it would answer pings
-			phones[1].WS.NetConn().Close()
-			phones[2].WS.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Minute))
-			h.parkedAll(7)
-			h.clock.Advance(10 * h.relay.cfg.Ping)
-			h.parkedAll(0)
-			if n := h.relay.places.Load(); n != 0 {
-				t.Errorf("%d places are taken", n)
-			}
-		})
-	}
-}
-
-func TestWhoHasNoSessionParksSooner(t *testing.T) {
-	h, _ := simple(t, func(s *setup) { s.parkAfter = time.Hour })
-	h.relay.parkIdle = time.Millisecond
-	busy := h.phone("alice")
-	s := busy.Open(1, "x")
-	h.phone("bob")
-	poll(t, "one parks, the other does not", func() bool { l := h.relay.Load(); return l.Parked == 1 && l.Active == 1 })
-	busy.Send(frame.Close{Session: s})
-	h.parkedAll(2)
-}
-
-// The same tests, as on systems without a poller.
-func TestConnectionsThatStayActive(t *testing.T) {
-	withoutPoller = true
-	defer func() { withoutPoller = false }()
-	for name, test := range map[string]func(*testing.T){
-		"session": TestASessionFromOpenToClose, "late AUTH": TestAuthLate, "ticket": TestTheTicketEnds, "floods": TestFloods,
-		"silent": TestSilentClientsArePingedAndThenCutOff, "not reading": TestAClientThatDoesNotRead, "uplink": TestUplinkLostAndBack,
-		"newest": TestTheNewestConnectionWins, "slow frames": TestMessagesThatComeInPieces, "half a frame": TestHalfAMessage,
-	} {
-		t.Run(name, test)
-	}
-}
 
 // A message may take longer than silence.
 func TestMessagesThatComeInPieces(t *testing.T) {

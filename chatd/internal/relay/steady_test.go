@@ -116,11 +116,16 @@ func newSteady(t *testing.T, secure bool, size int) *steady {
 // record at either end of the uplink, and of the client's connection when that
 // has TLS. A record of a busy uplink carries the frames of many clients.
 func TestARelayedFrameAllocatesNothing(t *testing.T) {
+	defer func() { withoutPoller = false }()
 	for name, test := range map[string]struct {
-		secure  bool
-		records uint64
-	}{"plain": {false, 2}, "TLS": {true, 4}} {
+		active, secure bool
+		records        uint64
+	}{
+		"plain": {false, false, 2}, "TLS": {false, true, 4},
+		"plain, without a poller": {true, false, 2}, "TLS, without a poller": {true, true, 4},
+	} {
 		t.Run(name, func(t *testing.T) {
+			withoutPoller = test.active
 			s := newSteady(t, test.secure, 256)
 			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it empties the pools
 			trips := func(n int) uint64 {
