@@ -23,9 +23,10 @@ type Plan struct {
 type Row struct {
 	Name        string       `json:"name"`
 	Unit        string       `json:"unit"`     // of measured and goal
-	Measured    float64      `json:"measured"` // of the medians of all repetitions
+	Measured    float64      `json:"measured"` // of the medians of all repetitions, or of the worst one
 	Goal        float64      `json:"goal"`
 	AtLeast     bool         `json:"at_least,omitempty"` // the goal is a least value, else a greatest
+	Each        bool         `json:"each,omitempty"`     // every repetition must reach the goal: the worst one is what was measured
 	Sides       string       `json:"sides,omitempty"`    // a format for the medians of both sides, with two verbs
 	Met         bool         `json:"met"`
 	Note        string       `json:"note,omitempty"`           // what stands beside the spread
@@ -86,13 +87,30 @@ func Fail(rows []*Row, err error) {
 
 // judge makes the row's value from its repetitions, and holds it against the goal:
 // the ratio of the medians of both sides or, where there is one side, the median.
+// What must never happen is not outvoted: there it is the worst repetition.
 func (r *Row) judge() {
+	if r.Each {
+		r.Measured = r.worst()
+		r.Met = r.reaches(r.Measured)
+		return
+	}
 	ours, floor := r.Median(func(m Repetition) float64 { return m.Ours }), r.Median(func(m Repetition) float64 { return m.Floor })
 	r.Measured = r.Median(func(m Repetition) float64 { return m.Value })
 	if floor > 0 {
 		r.Measured = ours / floor
 	}
 	r.Met = r.reaches(r.Measured)
+}
+
+func (r *Row) worst() float64 {
+	var values []float64
+	for _, m := range r.Repetitions {
+		values = append(values, m.Value)
+	}
+	if r.AtLeast {
+		return slices.Min(values)
+	}
+	return slices.Max(values)
 }
 
 func (r *Row) reaches(v float64) bool {
@@ -102,8 +120,12 @@ func (r *Row) reaches(v float64) bool {
 	return v <= r.Goal
 }
 
-// crossed says whether some repetitions reach the goal and others do not.
+// crossed says whether some repetitions reach the goal and others do not, so that
+// more of them may tell. Where each one must, none can.
 func (r *Row) crossed() bool {
+	if r.Each {
+		return false
+	}
 	hit := func(m Repetition) bool { return r.reaches(m.Value) }
 	miss := func(m Repetition) bool { return !hit(m) }
 	return slices.ContainsFunc(r.Repetitions, hit) && slices.ContainsFunc(r.Repetitions, miss)

@@ -63,6 +63,32 @@ func TestTheValueIsTheRatioOfTheMedians(t *testing.T) {
 	}
 }
 
+// One charge in three storms is a charge, and no median hides it.
+func TestWhatMustNeverHappenIsNotOutvoted(t *testing.T) {
+	for _, c := range []struct {
+		atLeast bool
+		goal    float64
+		values  []float64
+		want    float64
+		met     bool
+	}{
+		{false, 0, []float64{0, 0, 0}, 0, true},
+		{false, 0, []float64{0, 1, 0}, 1, false},
+		{false, 30, []float64{9, 31, 8}, 31, false},
+		{true, 5, []float64{6, 5, 9}, 5, true},
+		{true, 5, []float64{6, 4, 9}, 4, false},
+	} {
+		r := &Row{Goal: c.goal, AtLeast: c.atLeast, Each: true}
+		p := Plan{Repetitions: len(c.values), Rounds: 3, NoRepeats: time.Now().Add(time.Hour)}
+		Measure(t.Context(), p, io.Discard, []*Row{r}, func(_ context.Context, i int) ([]Repetition, error) {
+			return []Repetition{{Value: c.values[i]}}, nil
+		})
+		if r.Measured != c.want || r.Met != c.met || len(r.Repetitions) != len(c.values) {
+			t.Errorf("%v: measured %v, met %v after %d repetitions", c.values, r.Measured, r.Met, len(r.Repetitions))
+		}
+	}
+}
+
 func TestARowThatFailsIsNotMet(t *testing.T) {
 	for _, at := range []int{0, 1, 2} { // the last in the second round, after one that met the goal
 		r := &Row{Goal: 1}

@@ -97,7 +97,7 @@ type plan struct {
 func fullPlan() plan {
 	return plan{
 		Plan:   goals.Plan{Repetitions: 5, Rounds: 3, NoRepeats: time.Now().Add(16 * time.Minute)},
-		memory: 3, storms: 3, length: 2 * time.Second, connections: []int{64, 1000}, connects: 4000, phones: accounts,
+		memory: 3, storms: 5, length: 2 * time.Second, connections: []int{64, 1000}, connects: 4000, phones: accounts,
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 func reconnects(w *world, p plan) []*goals.Row {
 	half := p.phones / 2
 	rows := []*goals.Row{
-		{Name: fmt.Sprintf("reconnect storm, %d + %d with TLS, last one back", half, half), Unit: "s", Goal: 30},
-		{Name: "reconnect storm, phones that did not come back", Goal: 0},
-		{Name: "reconnect storm, charges: work of the vault", Goal: 0, Note: "new sessions or sequence numbers"},
+		{Name: fmt.Sprintf("reconnect storm, %d + %d with TLS, last one back", half, half), Unit: "s", Goal: 30, Each: true},
+		{Name: "reconnect storm, phones that did not come back", Goal: 0, Each: true},
+		{Name: "reconnect storm, charges: work of the vault", Goal: 0, Each: true, Note: "new sessions or sequence numbers"},
 	}
 	plan := p.Plan
 	plan.Repetitions = p.storms

@@ -251,7 +251,7 @@ func TestEveryPlanMeasuresSomething(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	if p := fullPlan(); p.Repetitions < 5 || p.memory < 3 || p.phones != 15_000 || !slices.Equal(p.connections, []int{64, 1000}) {
+	if p := fullPlan(); p.Repetitions < 5 || p.memory < 3 || p.storms < 5 || p.phones != 15_000 || !slices.Equal(p.connections, []int{64, 1000}) {
 		t.Errorf("%+v is not what is promised", p)
 	}
 }
