@@ -6,6 +6,8 @@ FUZZTIME ?= 60s
 FAULTTIME ?= 10m
 # Fuzzing, benchmarks: which packages.
 PKG ?= ./...
+# The commit that programs say they are of, and "-dirty"; nothing outside of a checkout.
+STAMP := -ldflags '-X chatvault/protocol/cmdline.commit=$(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build test fault soak lint fmt demo dev fuzz bench bench-store bench-relay night clean
@@ -18,11 +20,11 @@ setup: ## Install what is missing (Debian, Ubuntu; as root), or say what to inst
 
 build: ## Build bin/: chatd, vaultd, backupctl, chatload, and the demo.
 	@.ci/setup
-	CGO_ENABLED=0 go build -trimpath -o bin/chatd ./chatd
-	CGO_ENABLED=1 go build -trimpath -o bin/vaultd ./vaultd
-	CGO_ENABLED=0 go build -trimpath -o bin/backupctl ./client/cmd/backupctl
-	CGO_ENABLED=0 go build -trimpath -o bin/chatload ./client/cmd/chatload
-	CGO_ENABLED=0 go build -trimpath -o bin/demo ./docker/demo
+	CGO_ENABLED=0 go build -trimpath $(STAMP) -o bin/chatd ./chatd
+	CGO_ENABLED=1 go build -trimpath $(STAMP) -o bin/vaultd ./vaultd
+	CGO_ENABLED=0 go build -trimpath $(STAMP) -o bin/backupctl ./client/cmd/backupctl
+	CGO_ENABLED=0 go build -trimpath $(STAMP) -o bin/chatload ./client/cmd/chatload
+	CGO_ENABLED=0 go build -trimpath $(STAMP) -o bin/demo ./docker/demo
 
 test: setup bin/etcd ## Run all tests with the race detector; they start the parts they need.
 	go test -race -timeout 30m ./...

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -113,6 +114,25 @@ func TestExitErrorUnwraps(t *testing.T) {
 	}
 	if (ExitError{Code: 3}).Error() != "exit code 3" {
 		t.Error("no text")
+	}
+}
+
+// A report says what was measured, however the go command is set.
+func TestTheCommitOfTheBuild(t *testing.T) {
+	defer func() { commit = "" }()
+	hash := strings.Repeat("ab", 20)
+	for text, modified := range map[string]bool{hash: false, hash + "-dirty": true} {
+		commit = text
+		if v := VersionOf("kettle"); v.Revision != hash || v.Modified != modified || !strings.Contains(v.String(), hash[:12]) {
+			t.Errorf("%s: %+v", text, v)
+		}
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(makefile), "go build -trimpath $(STAMP)"); n != 5 || !strings.Contains(string(makefile), "-X chatvault/protocol/cmdline.commit=") {
+		t.Errorf("make build stamps %d programs, want 5", n)
 	}
 }
 

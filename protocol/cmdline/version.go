@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
 // Version is what a binary knows about itself. Revision and Time are empty
@@ -19,9 +20,14 @@ type Version struct {
 	Platform string `json:"platform"`
 }
 
+// commit is set by "make build", with -dirty when the checkout had changes: a go
+// command that was told not to look (-buildvcs=false) stamps none.
+var commit string
+
 // VersionOf reads the build information of the running binary.
 func VersionOf(program string) Version {
 	v := Version{Program: program, Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v.Revision, v.Modified = strings.CutSuffix(commit, "-dirty")
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
