@@ -35,7 +35,7 @@ fault: setup bin/etcd ## Kill, pause, cut off, and cut the power of vaults and s
 	@# Where it stands: else go test keeps the schedules' lines to itself.
 	cd vaultd/internal/faults && go test -tags fault -count 1 -timeout $(FAULTTIME)
 
-soak: setup build bin/etcd ## Mixed load with faults, then abuse (Linux, two CPUs; 8 minutes). SOAK='--seed 7' goes through the same again.
+soak: setup build bin/etcd ## Mixed load with faults, then abuse (Linux, two CPUs; 10 minutes). SOAK='--seed 7' goes through the same again.
 	go run ./docker/soak $(SOAK)
 
 # The etcd that tests run is a module of its own: the programs link only the client.

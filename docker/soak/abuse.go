@@ -45,9 +45,17 @@ var abusers = [][]string{
 	{"half-open", "--rate", "150", "--connections", "6000", "--local-addrs", "127.0.9.1-127.0.9.100"},
 	{"slowloris", "--rate", "100", "--connections", "400", "--local-addrs", "127.0.4.1-127.0.4.100"},
 	{"garbage", "--rate", "40", "--local-addrs", "127.0.5.1-127.0.5.100"}, // oversized and fragmented frames too
-	{"ping-flood", "--rate", "20", "--connections", "100000", "--local-addrs", "127.0.6.1-127.0.6.100"},
+	{"ping-flood", "--rate", "20", "--connections", "5000", "--local-addrs", "127.0.6.1-127.0.6.100"},
 	{"sessions", "--rate", "20", "--connections", "300", "--local-addrs", "127.0.7.1-127.0.7.100"},
 	{"slow", "--rate", "10", "--connections", "20", "--local-addrs", "127.0.8.1-127.0.8.100"},
+}
+
+// refusals are how chatd answers those that it does answer within a run, in its own
+// words; any of them shows that they were there.
+var refusals = map[string][]string{
+	"garbage":    {"malformed"},
+	"ping-flood": {"FramesPerConnection"},
+	"sessions":   {"OpensPerAccount", "OpensPerDevice", "ConnectionsPerAccount", "ConnectionsPerDevice"},
 }
 
 // measured is one run of the good clients.
@@ -133,8 +141,16 @@ func (m measured) problems(name string, with bool) (out []error) {
 	if m.memory > memoryCap {
 		out = append(out, fmt.Errorf("%s: chatd took %d bytes, more than %d", name, m.memory, memoryCap))
 	}
-	if with && m.swarm < leastSwarm {
+	if !with {
+		return out
+	}
+	if m.swarm < leastSwarm {
 		out = append(out, fmt.Errorf("only %d descriptors under abuse: nothing was shown", m.swarm))
+	}
+	for who, words := range refusals {
+		if !slices.ContainsFunc(words, func(word string) bool { return m.refused[word] > 0 }) {
+			out = append(out, fmt.Errorf("%s: chatd refused nothing of %s: nothing was shown", name, who))
+		}
 	}
 	return out
 }
@@ -153,9 +169,10 @@ func (a *abuse) measure(ctx context.Context, with bool) (m measured, err error) 
 	if err := a.alone(ctx); err != nil {
 		return m, err
 	}
+	abusing := &swarm{}
 	if with {
-		end, err := a.unleash(ctx)
-		defer end()
+		abusing, err = a.unleash(ctx)
+		defer abusing.end()
 		if err != nil {
 			return m, err
 		}
@@ -174,8 +191,7 @@ func (a *abuse) measure(ctx context.Context, with bool) (m measured, err error) 
 	if err != nil {
 		return m, fmt.Errorf("chatload: %w: %s", err, errs.String())
 	}
-	err = m.read(out)
-	return m, err
+	return m, errors.Join(m.read(out), abusing.idle())
 }
 
 // read takes what matters from a result of chatload.
@@ -232,39 +248,59 @@ func (a *abuse) args(scenario []string, more ...string) []string {
 		"--issuer-key", a.IssuerKeyFile, "--iss", stack.Issuer, "--quiet"}, more)
 }
 
-// unleash starts all abusers and waits until the relay has as many as it shall
-// stand, and until what their limits allow them at once, such as an account's
-// first 60 vault sessions, is used up. end kills them.
-func (a *abuse) unleash(ctx context.Context) (end func(), err error) {
-	var all []*exec.Cmd
-	var ended []<-chan struct{}
-	end = func() {
-		for _, c := range all {
-			_ = c.Process.Kill() // it may have ended already
-		}
-		for _, done := range ended {
-			<-done
+// swarm is the abusers, while they are at it.
+type swarm struct {
+	all   []*exec.Cmd
+	ended []<-chan struct{}
+}
+
+// end kills them.
+func (s *swarm) end() {
+	for _, c := range s.all {
+		_ = c.Process.Kill() // it may have ended already
+	}
+	for _, done := range s.ended {
+		<-done
+	}
+}
+
+// idle says which of them have ended by themselves: they abused nobody.
+func (s *swarm) idle() error {
+	var all []error
+	for i, done := range s.ended {
+		select {
+		case <-done:
+			all = append(all, fmt.Errorf("%s ended before its end: %v", abusers[i][0], s.all[i].ProcessState))
+		default:
 		}
 	}
+	return errors.Join(all...)
+}
+
+// unleash starts all abusers and waits until the relay has as many as it shall
+// stand, and until what their limits allow them at once, such as an account's
+// first 60 vault sessions, is used up.
+func (a *abuse) unleash(ctx context.Context) (*swarm, error) {
+	s := &swarm{}
 	for _, scenario := range abusers {
 		c := exec.Command(a.chatload, a.args(scenario, "--duration", "1h", "--probe-rate", "0")...)
 		done, err := startBound(c, a.theirs)
 		if err != nil {
-			return end, err
+			return s, err
 		}
-		all, ended = append(all, c), append(ended, done)
+		s.all, s.ended = append(s.all, c), append(s.ended, done)
 	}
 	for deadline := time.Now().Add(swarmWithin); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
 		n, err := descriptors(a.Chatd.PID())
 		if err != nil {
-			return end, err
+			return s, err
 		}
 		if n > leastSwarm {
 			break
 		}
 	}
 	pause(ctx, time.Second)
-	return end, ctx.Err()
+	return s, ctx.Err()
 }
 
 // alone waits until nobody is connected.

@@ -26,8 +26,8 @@ import (
 func main() {
 	p := plan{rate: 12, people: 24, holders: 40, warmUp: 20 * time.Second}
 	bin := flag.String("bin", "bin", "folder with chatd, vaultd, chatload and etcd")
-	flag.DurationVar(&p.length, "for", 270*time.Second, "length of the load with faults; 0: none")
-	flag.DurationVar(&p.round, "round", 90*time.Second, "length of a round, after which growth is measured")
+	flag.DurationVar(&p.length, "for", 340*time.Second, "length of the load with faults; 0: none")
+	flag.DurationVar(&p.round, "round", 85*time.Second, "length of a round, after which growth is measured")
 	flag.Uint64Var(&p.seed, "seed", 0, "of people and faults; 0: a new one, which is printed")
 	abused := flag.Bool("abuse", true, "abuse chatd afterwards, for a minute or two")
 	keep := flag.Bool("keep", false, "keep the folder with logs and records, as after a failure")

@@ -85,7 +85,23 @@ func (k *soak) run(ctx context.Context) error {
 			return err
 		}
 	}
+	_, retries, _ := k.rec.total()
+	if err := vain(k.faults, retries); err != nil {
+		k.rec.defect(err)
+	}
 	return k.ledgers(ctx)
+}
+
+// manyFaults are so many that they must have interrupted somebody.
+const manyFaults = 30
+
+// vain says that the faults met nobody: then nothing was shown about attempts
+// whose verdict is lost.
+func vain(faults, interrupted int) error {
+	if faults >= manyFaults && interrupted == 0 {
+		return fmt.Errorf("%d faults interrupted nobody: nothing was shown", faults)
+	}
+	return nil
 }
 
 // compare holds the processes that lived on against their baselines.

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,37 @@ func TestVerdictless(t *testing.T) {
 	}
 }
 
+// Abusers that end by themselves are found out.
+func TestIdleAbusers(t *testing.T) {
+	s := &swarm{}
+	for range abusers {
+		c := exec.Command("sleep", "60")
+		done, err := startBound(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.all, s.ended = append(s.all, c), append(s.ended, done)
+	}
+	defer s.end()
+	if err := s.idle(); err != nil {
+		t.Errorf("they are all there: %v", err)
+	}
+	if err := s.all[2].Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.ended[2]
+	if err := s.idle(); err == nil || !strings.HasPrefix(err.Error(), abusers[2][0]+" ended") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("one has gone: %v", err)
+	}
+}
+
+// Faults that interrupt nobody show nothing; a few may.
+func TestFaultsInVain(t *testing.T) {
+	if vain(manyFaults, 0) == nil || vain(manyFaults, 1) != nil || vain(3, 0) != nil {
+		t.Error("what is in vain is not told from what is not")
+	}
+}
+
 // A result of chatload is read, and what is not one is no measurement.
 func TestMeasured(t *testing.T) {
 	var m measured
@@ -213,8 +245,15 @@ func TestMeasured(t *testing.T) {
 	if err != nil || m.p99 != 7.5 || m.failed != 3 || m.refused["ConnectionsPerIP"] != 5 || len(m.refused) != 1 || m.errors["authorise busy"] != 1 {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if got := errors.Join(m.problems("abused", true)...); got == nil || strings.Count(got.Error(), "\n") != 2 {
-		t.Errorf("good clients refused, too much memory, nobody there: %v", got)
+	if got := errors.Join(m.problems("abused", true)...); got == nil || strings.Count(got.Error(), "\n") != 5 {
+		t.Errorf("good clients refused, too much memory, nobody there, three who did nothing: %v", got)
+	}
+	if got := (measured{refused: m.refused}).problems("quiet", false); len(got) != 0 {
+		t.Errorf("nobody abuses a quiet run: %v", got)
+	}
+	there := measured{swarm: leastSwarm, refused: map[string]float64{"malformed": 1, "FramesPerConnection": 1, "ConnectionsPerAccount": 1}}
+	if got := there.problems("abused", true); len(got) != 0 {
+		t.Errorf("all were there: %v", got)
 	}
 	for _, bad := range []string{"", "{}", `{"servers":[{}],"ops":[]}`} {
 		if (&measured{}).read([]byte(bad)) == nil {
