@@ -126,6 +126,14 @@ func (tg target) run(ctx context.Context, want int, scenario string, args ...str
 	if html, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !bytes.Contains(html, []byte("<svg")) {
 		tg.t.Errorf("%s: report: %v", scenario, err)
 	}
+	for _, op := range r.Ops {
+		for _, by := range []string{"schedule", "service"} {
+			name := op.Name + "." + by + ".hgrm"
+			if b, err := os.ReadFile(filepath.Join(dir, name)); op.Schedule.Count > 0 && (err != nil || !bytes.Contains(b, []byte("Percentile"))) {
+				tg.t.Errorf("%s: %s: %v", scenario, name, err)
+			}
+		}
+	}
 	return r, out
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -156,20 +157,29 @@ func TestParseAddresses(t *testing.T) {
 	}
 }
 
+// On Linux all of 127.0.0.0/8 is this machine; elsewhere there is one address to
+// dial from.
 func TestDialsFromEachAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	d := &Dialer{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
-	for range 2 {
+	want := []string{"127.0.0.1"}
+	if runtime.GOOS == "linux" {
+		want = []string{"127.0.0.3", "127.0.9.9", "127.0.0.2"}
+	}
+	d := &Dialer{}
+	for _, a := range want {
+		d.Addresses = append(d.Addresses, netip.MustParseAddr(a))
+	}
+	for i := range 2 * len(want) {
 		c, err := d.Dial(t.Context(), "tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if host, _, _ := net.SplitHostPort(c.LocalAddr().String()); host != "127.0.0.1" {
-			t.Errorf("from %s", host)
+		if host, _, _ := net.SplitHostPort(c.LocalAddr().String()); host != want[i%len(want)] {
+			t.Errorf("connection %d is from %s, want %s", i, host, want[i%len(want)])
 		}
 		c.Close()
 	}
