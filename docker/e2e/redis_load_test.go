@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,25 +76,115 @@ func (c *crowd) uncharged(h *house) {
 	}
 }
 
-// twoRelays is a house with two relays on a Redis of its own.
+// twoRelays is a house with two relays on a Redis of its own, which counts for
+// them limits that nobody here reaches.
 func twoRelays(t *testing.T, url string) *house {
+	const wide = "=100000/100000/1m"
 	return start(t, func(o *stack.Options) {
 		o.TwoRelays = true
-		o.ChatdArgs = append(o.ChatdArgs, "--redis", url, "--admin", "127.0.0.1:0")
+		o.ChatdArgs = append(o.ChatdArgs, "--redis", url, "--admin", "127.0.0.1:0",
+			"--limit", "OpensPerAccount"+wide+",ConnectionsPerAccount"+wide+",OpensPerDevice"+wide+",ConnectionsPerDevice"+wide)
 	})
 }
 
-// relaysAgree waits until both relays say of Redis what is wanted.
+// relaysAgree waits until both relays say of Redis, for routes and for limits, what
+// is wanted.
 func (h *house) relaysAgree(up string) {
 	h.t.Helper()
 	redistest.Await(h.t, "both relays say up="+up, func() bool {
 		for _, d := range []*stack.Daemon{h.Chatd, h.SecondChatd} {
-			if _, body := h.admin(d, "/metrics"); !strings.Contains(body, "\nchatd_redis_up{use=\"routes\"} "+up+"\n") {
-				return false
+			_, body := h.admin(d, "/metrics")
+			for _, use := range []string{"routes", "limits"} {
+				if !strings.Contains(body, "\nchatd_redis_up{use=\""+use+"\"} "+up+"\n") {
+					return false
+				}
 			}
 		}
 		return true
 	})
+}
+
+// slowLink is a way to a Redis on which each answer takes a while longer.
+type slowLink struct {
+	ln    net.Listener
+	later atomic.Int64 // nanoseconds
+}
+
+func newSlowLink(t *testing.T, socket string) *slowLink {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &slowLink{ln: ln}
+	over := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("unix", socket)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			end := sync.OnceFunc(func() { near.Close(); far.Close() })
+			running.Go(func() { defer end(); io.Copy(far, near) })
+			running.Go(func() { defer end(); l.answers(near, far, over) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		close(over)
+		running.Wait()
+	})
+	return l
+}
+
+func (l *slowLink) url() string { return "redis://" + l.ln.Addr().String() }
+
+// answers passes on what Redis says, later.
+func (l *slowLink) answers(to io.Writer, from io.ReadCloser, over <-chan struct{}) {
+	go func() { <-over; from.Close() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		late := time.NewTimer(time.Duration(l.later.Load()))
+		select {
+		case <-late.C:
+		case <-over:
+		}
+		late.Stop()
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A slow Redis holds nobody up for long: relays wait a little, then go on alone for
+// a while, each with limits of its own.
+func TestRedisIsSlowInMidLoad(t *testing.T) {
+	server := redistest.Single(t, "")
+	t.Cleanup(server.Close)
+	link := newSlowLink(t, server.Servers[0].Socket)
+	h := twoRelays(t, link.url())
+	c := h.crowd(4)
+	c.goesOn("Redis is well")
+	h.relaysAgree("1")
+	link.later.Store(int64(100 * time.Millisecond))
+	c.goesOn("Redis takes 100 ms")
+	link.later.Store(int64(2 * time.Second))
+	h.relaysAgree("0")
+	c.goesOn("Redis takes 2 s")
+	link.later.Store(0)
+	h.relaysAgree("1")
+	c.goesOn("Redis is fast again")
+	c.uncharged(h)
 }
 
 // Redis is paused, emptied, killed and started again while people recover through
