@@ -36,6 +36,11 @@ type Config struct {
 	// Vault are the vault nodes. A name is resolved again every 15 s, and all
 	// its addresses are dialled.
 	Vault []string `required:"" placeholder:"HOST:PORT" help:"Vault nodes, or a DNS name for all of them."`
+	// VaultLinks is how many uplinks there are to each vault node. What a node
+	// answers on one of them is written to the clients by one goroutine, so one
+	// link keeps 1.6 cores busy at the most (docker/docs/operate.md). 0: one for
+	// each four cores, at most 4.
+	VaultLinks int `default:"0" help:"Uplinks to each vault node, 1 to 4; 0: one for each four cores."`
 	// VaultCA signs the certificates of all roles; VaultCert must carry the
 	// DNS name chatd.chatvault.internal. A vault must carry
 	// vaultd.chatvault.internal, whatever its address.

@@ -17,6 +17,7 @@ func TestWhatIsWrongInTheConfigurationIsSaid(t *testing.T) {
 		want     string
 	}{
 		"a misspelt setting":          {map[string]any{"lisen": ":1"}, `did you mean "listen"`},
+		"too many uplinks":            {map[string]any{"vault-links": 5}, "vault-links"},
 		"no vault":                    {map[string]any{"vault": nil}, "--vault"},
 		"a vault without a port":      {map[string]any{"vault": []string{"10.0.0.7"}}, "want HOST:PORT"},
 		"a certificate of no role":    {map[string]any{"vault-cert": wrongRole, "vault-key": wrongKey}, "chatd.chatvault.internal"},

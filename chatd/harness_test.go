@@ -48,7 +48,7 @@ func newSite(t testing.TB) *site {
 	certFile, keyFile := s.pki.Issue(uplink.ChatRole)
 	s.settings = map[string]any{
 		"listen": "127.0.0.1:0",
-		"vault":  []string{s.vault.Addr}, "vault-ca": s.pki.CAFile, "vault-cert": certFile, "vault-key": keyFile,
+		"vault":  []string{s.vault.Addr}, "vault-links": 1, "vault-ca": s.pki.CAFile, "vault-cert": certFile, "vault-key": keyFile,
 		"fleet": chatdtest.Fleet, "fleet-bundle": s.file("bundle", chatdtest.Bundle(t, 7), 0o644),
 		"issuers":   s.issuer.Config,
 		"log-level": "debug",

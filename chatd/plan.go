@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -26,9 +27,11 @@ type plan struct {
 	relay     relay.Config // Hosts nil: those of the loopback listener
 	clientTLS *tls.Config  // nil: plain
 	vaultTLS  *tls.Config
-	tickets   *ticket.Verifier
-	redis     redisconn.Options
-	notices   *noticePlan // nil: nobody is told
+	// vaultLinks is how many uplinks each vault node has.
+	vaultLinks int
+	tickets    *ticket.Verifier
+	redis      redisconn.Options
+	notices    *noticePlan // nil: nobody is told
 	// certificate is the clients'; nil without clientTLS.
 	certificate atomic.Pointer[tls.Certificate]
 	// redisCertificate is chatd's for Redis; nil: none.
@@ -137,9 +140,20 @@ func (p *plan) checkVaults() (err error) {
 			return fmt.Errorf("vault: %q: want HOST:PORT", v)
 		}
 	}
+	if n := p.cfg.VaultLinks; n < 0 || n > uplink.MaxLinks {
+		return fmt.Errorf("vault-links: %d is not between 0 and %d", n, uplink.MaxLinks)
+	}
+	p.vaultLinks = p.cfg.VaultLinks
+	if p.vaultLinks == 0 {
+		p.vaultLinks = linksFor(runtime.GOMAXPROCS(0))
+	}
 	p.vaultTLS, err = uplink.LoadTLS(p.cfg.VaultCA, p.cfg.VaultCert, p.cfg.VaultKey)
 	return err
 }
+
+// linksFor is how many uplinks a vault node has when nobody says it: one for each
+// four cores, since there are several nodes.
+func linksFor(cores int) int { return min((cores+3)/4, uplink.MaxLinks) }
 
 // maxBundle is the size of the largest fleet bundle that is read, in bytes.
 const maxBundle = 1 << 20

@@ -19,6 +19,7 @@ import (
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/cmdline"
 	"chatvault/protocol/cmdline/admin"
 )
@@ -80,15 +81,17 @@ func (p *plan) serve(ctx context.Context, log *slog.Logger, args arguments) erro
 		Client: redis, Clock: clock.System{}, Change: redisChange(log, counts, "routes and notices"), Count: counts.Add,
 	})
 	webhook, unheard := p.webhook(counts)
+	turning := wheel.New(clock.System{})
+	defer turning.Stop()
 	pool := uplink.NewPool(uplink.Config{
-		Fleet: p.cfg.Fleet, TLS: p.vaultTLS, Vaults: p.cfg.Vault, Clock: clock.System{}, Log: log,
+		Fleet: p.cfg.Fleet, TLS: p.vaultTLS, Vaults: p.cfg.Vault, Links: p.vaultLinks, Clock: clock.System{}, Wheel: turning, Log: log,
 		Up: directory.NodeUp, Down: directory.NodeDown,
 	})
 	local := ratelimit.NewLocal(clock.System{})
 	shared := ratelimit.NewFailOpen(p.spender(redis, local), local, clock.System{}, redisChange(log, counts, "limits"))
 	r := relay.New(p.relay, relay.Parts{
 		Tickets: p.tickets, Vaults: pool, Directory: directory, Shared: shared, Local: local,
-		Clock: clock.System{}, Log: log, Counts: counts, Handshake: shown.Handshake,
+		Clock: clock.System{}, Wheel: turning, Log: log, Counts: counts, Handshake: shown.Handshake,
 		Unheard: unheard,
 	})
 	shown.Watch(metrics.Sources{Relay: r, Vaults: pool, RedisFailing: map[string]func() bool{

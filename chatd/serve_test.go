@@ -113,6 +113,18 @@ func TestTheDrainIsBounded(t *testing.T) {
 	}
 }
 
+func TestSeveralUplinks(t *testing.T) {
+	s := newSite(t)
+	s.settings["vault-links"] = 3
+	s.serve()
+	s.vault.Await("three uplinks", func(v *chatdtest.VaultState) bool { return v.Links == 3 })
+	for cores, want := range map[int]int{1: 1, 2: 1, 4: 1, 5: 2, 8: 2, 9: 3, 12: 3, 13: 4, 64: 4} {
+		if n := linksFor(cores); n != want {
+			t.Errorf("%d uplinks for %d cores, want %d", n, cores, want)
+		}
+	}
+}
+
 func TestServeOverTLSWithNamesAndOrigins(t *testing.T) {
 	s := newSite(t)
 	s.settings["tls-cert"], s.settings["tls-key"] = s.pki.Issue("chat.example", "127.0.0.1")

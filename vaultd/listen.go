@@ -54,7 +54,7 @@ func (n *node) serve(ctx context.Context) error {
 	running, stop := context.WithCancel(context.Background()) // through the drain
 	defer stop()
 	go sessions.Run(running)
-	server := uplink.New(uplink.Config{TLS: tls, Node: id, Fleet: c.Fleet, Sessions: sessions, Log: log})
+	server := uplink.New(uplink.Config{TLS: tls, Node: id, Fleet: c.Fleet, Sessions: sessions, MaxUplinks: c.MaxUplinks, Log: log})
 	go n.reloadTLS(running, server)
 	stopAdmin, err := n.admin(running, sessions, server)
 	if err != nil {

@@ -52,6 +52,7 @@ type serveCmd struct {
 	Sweep        time.Duration `default:"5m" help:"How often used-up records are looked for and destroyed, by all vaults of the store together; at most 5m. The same on each."`
 
 	MaxSessions int           `name:"max-sessions" default:"50000" help:"Vault sessions at a time, about 8 KiB each; beyond: busy, uncharged."`
+	MaxUplinks  int           `name:"max-uplinks" default:"256" help:"Uplinks of all chatds at a time; each chatd makes 1 to 4, as its vault-links says."`
 	Drain       time.Duration `default:"30s" help:"How long sessions in flight may take at shutdown."`
 	admin.AdminFlags
 
@@ -75,8 +76,8 @@ func (c *serveCmd) Validate() error {
 		return errors.New("times must be more than 0")
 	case c.MaxCharges < 0 || c.MaxLocks < 0 || c.MaxAccount < 0:
 		return errors.New("--max-charges-per-hour, --max-locks-per-hour and --max-charges-per-account: at least 0")
-	case c.MaxSessions < 1 || c.HSMSessions < 1:
-		return errors.New("--max-sessions and --hsm-sessions: at least 1")
+	case c.MaxSessions < 1 || c.HSMSessions < 1 || c.MaxUplinks < 1:
+		return errors.New("--max-sessions, --max-uplinks and --hsm-sessions: at least 1")
 	case c.HSM == "mem" && !c.InsecureDev:
 		return errors.New("--hsm mem keeps every key in memory and loses it at exit: only with --insecure-dev")
 	}

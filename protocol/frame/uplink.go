@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// The uplink is the one multiplexed connection from a chatd to a vaultd: TCP
-// with mutual TLS 1.3, dialled by chatd. Each side sends envelopes:
+// An uplink is a multiplexed connection from a chatd to a vaultd, of which there is
+// one, or a few: TCP with mutual TLS 1.3, dialled by chatd. Each side sends envelopes:
 //
 //	length u32 (of what follows) ‖ connection u32 ‖ frame
 //

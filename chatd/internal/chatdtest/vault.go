@@ -35,7 +35,7 @@ type Vault struct {
 
 	mu       sync.Mutex
 	changed  sync.Cond
-	listener net.Listener
+	listener net.Listener // nil: stopped
 	links    []*VaultLink
 	state    VaultState
 }
@@ -104,7 +104,10 @@ func (v *Vault) Start() {
 func (v *Vault) Stop() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.listener.Close()
+	if v.listener != nil {
+		v.listener.Close()
+		v.listener = nil
+	}
 	v.cutLocked()
 }
 
@@ -113,6 +116,20 @@ func (v *Vault) Cut() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.cutLocked()
+}
+
+// Cut loses this uplink.
+func (l *VaultLink) Cut() { l.conn.Close() }
+
+// CutBut loses every uplink but one.
+func (v *Vault) CutBut(kept *VaultLink) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range v.links {
+		if l != kept {
+			l.conn.Close()
+		}
+	}
 }
 
 func (v *Vault) cutLocked() {
@@ -191,9 +208,13 @@ func (v *Vault) accept(listener net.Listener) {
 		}
 		l := &VaultLink{vault: v, conn: conn, peers: map[uint32][32]byte{}}
 		v.mu.Lock()
-		v.links = append(v.links, l)
+		if v.listener == listener {
+			v.links = append(v.links, l)
+			go l.serve()
+		} else {
+			conn.Close() // it came while the node stopped
+		}
 		v.mu.Unlock()
-		go l.serve()
 	}
 }
 

@@ -181,7 +181,8 @@ var (
 	queued      = desc("chatd_queued_bytes", "Bytes of frames that wait to be written to clients.")
 	frames      = desc("chatd_frames_total", "Frames, by direction: in is from clients.", "dir")
 	bytes       = desc("chatd_bytes_total", "Bytes of frames, by direction: in is from clients.", "dir")
-	uplinks     = desc("chatd_uplinks", "Vault nodes, by state of the link.", "state")
+	uplinks     = desc("chatd_uplinks", "Vault nodes, by state of their best link.", "state")
+	uplinkLinks = desc("chatd_uplink_links", "Links to vault nodes, by state: missing ones should be up.", "state")
 	uplinkQueue = desc("chatd_uplink_queued_bytes", "Bytes that wait to be written to vault nodes.")
 	redisUp     = desc("chatd_redis_up", "1 while Redis answers, 0 while this relay goes on alone, by use.", "use")
 	memory      = desc("chatd_memory_bytes_per_connection", "Go's memory in use (heap, stacks, runtime), divided by connections; 0 without any.")
@@ -192,7 +193,7 @@ type gauges struct{ Sources }
 
 // Describe implements prometheus.Collector.
 func (*gauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connections, sessions, queued, frames, bytes, uplinks, uplinkQueue, redisUp, memory} {
+	for _, d := range []*prometheus.Desc{connections, sessions, queued, frames, bytes, uplinks, uplinkLinks, uplinkQueue, redisUp, memory} {
 		to <- d
 	}
 }
@@ -219,6 +220,8 @@ func (g *gauges) Collect(to chan<- prometheus.Metric) {
 	gauge(uplinks, float64(u.Up), "up")
 	gauge(uplinks, float64(u.Draining), "draining")
 	gauge(uplinks, float64(u.Down), "down")
+	gauge(uplinkLinks, float64(u.Links), "up")
+	gauge(uplinkLinks, float64(u.Missing), "missing")
 	gauge(uplinkQueue, float64(u.QueuedBytes))
 	for use, failing := range g.RedisFailing {
 		up := 1.0

@@ -25,7 +25,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 	failing := true
 	m.Watch(Sources{
 		Relay:        carries{Active: 2, Parked: 5, Sessions: 3, QueuedBytes: 77, FramesIn: 10, BytesIn: 1000, FramesOut: 11, BytesOut: 1100},
-		Vaults:       links{Up: 1, Draining: 2, Down: 3, QueuedBytes: 9},
+		Vaults:       links{Up: 1, Draining: 2, Down: 3, Links: 5, Missing: 7, QueuedBytes: 9},
 		RedisFailing: map[string]func() bool{"limits": func() bool { return failing }, "routes": func() bool { return false }},
 	})
 	m.Handshake(20 * time.Millisecond)
@@ -39,6 +39,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 		"chatd_connections state=active": "2", "chatd_connections state=parked": "5", "chatd_vault_sessions": "3", "chatd_queued_bytes": "77",
 		"chatd_frames_total dir=in": "10", "chatd_frames_total dir=out": "11", "chatd_bytes_total dir=in": "1000", "chatd_bytes_total dir=out": "1100",
 		"chatd_uplinks state=up": "1", "chatd_uplinks state=draining": "2", "chatd_uplinks state=down": "3", "chatd_uplink_queued_bytes": "9",
+		"chatd_uplink_links state=up": "5", "chatd_uplink_links state=missing": "7",
 		"chatd_redis_up use=limits": "0", "chatd_redis_up use=routes": "1", "chatd_handshake_seconds": "1",
 		"chatd_closes_total reason=silent": "2", "chatd_closes_total reason=malformed": "0",
 		"chatd_ratelimited_total limit=OpensPerAccount": "1", "chatd_ratelimited_total limit=SessionsPerConnection": "0",

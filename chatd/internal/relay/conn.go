@@ -101,14 +101,14 @@ func (c *conn) greet() {
 	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, []byte(data)) })
 	c.ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
 	c.ws.SetCloseHandler(c.onClosed)
-	c.heard.Store(r.wheel.Now())
+	c.heard.Store(r.Wheel.Now())
 	hello := frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch}
 	// The wheel knows the connection before the client hears of it, and waits for
 	// mu before it writes anything. HELLO itself is written here: a new socket has
 	// room for that much. If it has not, or the client has gone, reading fails.
 	c.mu.Lock()
 	known := r.add(c)
-	r.wheel.Set(&c.wake, r.cfg.AuthTimeout)
+	r.Wheel.Set(&c.wake, r.cfg.AuthTimeout)
 	size, err := c.wire.release(hello)
 	c.mu.Unlock()
 	if err != nil {
@@ -187,7 +187,7 @@ func readReason(err error) Reason {
 
 // handle acts on one message of a live connection.
 func (c *conn) handle(kind int, raw []byte) {
-	c.heard.Store(c.relay.wheel.Now())
+	c.heard.Store(c.relay.Wheel.Now())
 	if kind != websocket.BinaryMessage || len(raw) == 0 {
 		c.refuseAndEnd(frame.Refuse{Status: frame.Malformed})
 		return
@@ -236,7 +236,7 @@ func (c *conn) onControl(answer int, data []byte) error {
 	if c.calm == roused {
 		c.calm = pinged
 	}
-	c.heard.Store(c.relay.wheel.Now())
+	c.heard.Store(c.relay.Wheel.Now())
 	if c.hasEnded() {
 		return nil
 	}
@@ -280,7 +280,7 @@ func (c *conn) spend(tat *int64, name string) time.Duration {
 func (c *conn) spendOf(limit ratelimit.Limit, tat *int64) time.Duration {
 	// The coarse clock is behind: what it allows is allowed, and when it
 	// refuses, the exact one decides.
-	next, wait := limit.Spend(*tat, c.relay.wheel.Now()/1000)
+	next, wait := limit.Spend(*tat, c.relay.Wheel.Now()/1000)
 	if wait > 0 {
 		next, wait = limit.Spend(*tat, c.relay.Clock.Now().UnixMicro())
 	}
@@ -344,7 +344,7 @@ func (c *conn) cleanUp() {
 	c.ended = true
 	id, streams, sessions := c.identity, c.streams, c.sessions
 	c.streams, c.sessions, c.pending = nil, nil, nil
-	c.relay.wheel.Clear(&c.wake)
+	c.relay.Wheel.Clear(&c.wake)
 	reason := c.reason
 	c.mu.Unlock()
 	for s := range sessions {

@@ -43,7 +43,7 @@ func onlyControls(b []byte) bool {
 // limit refuses, queued is false when the client does not take its pongs. The
 // caller holds mu; b is written to.
 func (c *conn) hearLocked(b []byte) (wait time.Duration, queued bool) {
-	c.heard.Store(c.relay.wheel.Now())
+	c.heard.Store(c.relay.Wheel.Now())
 	limit := c.limitLocked(ratelimit.FramesPerConnection)
 	for len(b) > 0 {
 		var m control

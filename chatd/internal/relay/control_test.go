@@ -68,7 +68,7 @@ func TestAParkedConnectionIsHeard(t *testing.T) {
 		c := h.only()
 		h.clock.Advance(h.relay.cfg.Ping)
 		phone.WS.NetConn().Write(clientFrame(0x8a, nil))
-		poll(t, "the pong is heard", func() bool { return c.heard.Load() == h.relay.wheel.Now() })
+		poll(t, "the pong is heard", func() bool { return c.heard.Load() == h.relay.Wheel.Now() })
 		h.clock.Advance(2 * h.relay.cfg.Ping)
 		if c.hasEnded() {
 			t.Error("it was cut off")

@@ -48,7 +48,7 @@ func (c *conn) awaitCredit(id frame.SessionID) (uplink.Stream, bool) {
 	r.Counts.Add("credit_waits")
 	late := time.NewTimer(r.creditTimeout)
 	defer late.Stop()
-	defer func() { c.heard.Store(r.wheel.Now()) }() // it was not silent: nobody listened
+	defer func() { c.heard.Store(r.Wheel.Now()) }() // it was not silent: nobody listened
 	for {
 		c.mu.Lock()
 		if c.room == nil {
@@ -85,7 +85,7 @@ func (c *conn) wakeLocked() {
 // giveUp ends a session on both sides: the client is told why.
 func (c *conn) giveUp(a *attachment, why frame.Status) {
 	a.stream.SendNow(frame.Close{Session: a.id, Status: why})
-	c.lose(a.id, why)
+	c.lose(a.stream.Link(), a.id, why)
 }
 
 // overrun ends a session whose vault node sent beyond its window, or gave back

@@ -109,24 +109,38 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
 	c.relay.Counts.Add("sessions_attached")
 	c.forward(raw)
 	if before != nil && before != c {
-		before.lose(a.Session, frame.Replaced)
+		// Only what came over this link before: what another one brings may be newer,
+		// and there the vault says itself who was replaced.
+		before.lose(l, a.Session, frame.Replaced)
 	}
 	return nil
 }
 
-// lose takes a session off the connection and tells the client why.
-func (c *conn) lose(id frame.SessionID, why frame.Status) {
-	if _, had := c.unbind(id); had {
+// lose takes a session that is attached by this very link off the connection and
+// tells the client why.
+func (c *conn) lose(l *uplink.Link, id frame.SessionID, why frame.Status) {
+	if c.unbindFrom(l, id) {
 		c.sendFrame(frame.Close{Session: id, Status: why})
 		c.settle()
 	}
 }
 
+// unbindFrom takes a session off this connection, if it is attached by this very
+// link.
+func (c *conn) unbindFrom(l *uplink.Link, id frame.SessionID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.attachedLocked(l, id) == nil {
+		return false
+	}
+	c.unbindLocked(id)
+	return true
+}
+
 func (c *conn) deliverClose(l *uplink.Link, id frame.SessionID, raw []byte) {
-	if !c.has(l, id) {
+	if !c.unbindFrom(l, id) {
 		return // both sides closed it, or another connection has it now
 	}
-	c.unbind(id)
 	c.forward(raw)
 	c.settle()
 }
@@ -152,7 +166,7 @@ func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse, raw []byte) {
 		return
 	}
 	if f.Status == frame.NoSession || f.Status == frame.SessionEnded {
-		c.unbind(f.Session)
+		c.unbindFrom(l, f.Session)
 	}
 	c.forward(raw)
 	c.settle()
@@ -186,7 +200,7 @@ func (c *conn) Lost(l *uplink.Link) {
 	}
 	c.mu.Unlock()
 	for _, id := range lost {
-		c.lose(id, frame.NoVault)
+		c.lose(l, id, frame.NoVault)
 	}
 	for _, f := range refused {
 		c.refuseNoVault(f)

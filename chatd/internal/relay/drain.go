@@ -47,7 +47,6 @@ func (r *Relay) Drain() {
 // stop stops what runs beside the connections.
 func (r *Relay) stop() {
 	r.cancel()
-	r.wheel.Stop()
 	if r.poller != nil {
 		r.poller.close()
 	}

@@ -19,6 +19,7 @@ import (
 	"chatvault/chatd/internal/ratelimit"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
 )
@@ -44,6 +45,7 @@ type house struct {
 type setup struct {
 	cfg    Config
 	vaults []*chatdtest.Vault
+	links  int // to each of them; 0 is 1
 	redis  redis.UniversalClient
 	clock  *clock.Fake
 	log    io.Writer
@@ -86,7 +88,8 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		addrs = append(addrs, v.Addr)
 	}
 	pool := uplink.NewPool(uplink.Config{
-		Fleet: chatdtest.Fleet, TLS: tlsConfig, Vaults: addrs, Clock: clock.System{}, Log: log,
+		Fleet: chatdtest.Fleet, TLS: tlsConfig, Vaults: addrs, Links: s.links, Log: log,
+		Clock: clock.System{}, Wheel: turning(t, clock.System{}),
 		Up:   func(n frame.NodeID, addr string) { directory.NodeUp(n, addr); h.up <- struct{}{} },
 		Down: directory.NodeDown,
 	})
@@ -98,7 +101,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	h.relay = New(s.cfg, Parts{
 		Tickets: s.tickets, Vaults: pool, Directory: directory,
 		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
-		Clock: s.clock, Log: log, Counts: new(count.Set), Unheard: s.unheard,
+		Clock: s.clock, Wheel: turning(t, s.clock), Log: log, Counts: new(count.Set), Unheard: s.unheard,
 	})
 	h.relay.parkAfter, h.relay.parkIdle = s.parkAfter, s.parkAfter
 	if s.headTimeout > 0 {
@@ -129,6 +132,13 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		<-h.up
 	}
 	return h
+}
+
+// turning is a wheel that turns until the test has ended.
+func turning(t testing.TB, c clock.Clock) *wheel.Wheel {
+	w := wheel.New(c)
+	t.Cleanup(w.Stop)
+	return w
 }
 
 func (h *house) run(pool *uplink.Pool, directory *route.Directory) {

@@ -64,7 +64,7 @@ func (s server) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // alone is a relay without anything around it.
 func alone(t testing.TB) *Relay {
-	r := New(Config{Limits: &ratelimit.Rules{}, MaxQueuedBytes: 1 << 20}, Parts{Clock: clock.System{}, Counts: new(count.Set), Log: slog.New(slog.DiscardHandler)})
+	r := New(Config{Limits: &ratelimit.Rules{}, MaxQueuedBytes: 1 << 20}, Parts{Clock: clock.System{}, Wheel: turning(t, clock.System{}), Counts: new(count.Set), Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(r.stop)
 	return r
 }

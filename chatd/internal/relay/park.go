@@ -238,7 +238,7 @@ func (c *conn) tooLate() bool {
 // push sets the deadline of the next read.
 func (c *conn) push(ended, idle bool) {
 	r := c.relay
-	switch now := r.wheel.Now(); {
+	switch now := r.Wheel.Now(); {
 	case ended && c.until != 0:
 		c.wire.Conn.SetReadDeadline(time.Unix(0, c.until))
 	case ended: // the writer has its own deadline, and kicks

@@ -64,8 +64,11 @@ type Parts struct {
 	Shared    *ratelimit.FailOpen
 	Local     *ratelimit.Local
 	Clock     clock.Clock
-	Log       *slog.Logger
-	Counts    *count.Set
+	// Wheel, of that clock, has the timers of all connections. It must turn until
+	// Drain has returned.
+	Wheel  *wheel.Wheel
+	Log    *slog.Logger
+	Counts *count.Set
 	// Handshake, if set, hears how long each took, from the request to READY.
 	Handshake func(time.Duration)
 	// Unheard, if set, is told whose doorbell no other device has heard, on
@@ -81,7 +84,6 @@ type Relay struct {
 	upgrader websocket.Upgrader
 	ctx      context.Context // ends when the last connection is to be given up
 	cancel   context.CancelFunc
-	wheel    *wheel.Wheel
 
 	gate      *gate
 	verifiers verifiers
@@ -122,7 +124,6 @@ func New(cfg Config, parts Parts) *Relay {
 	}
 	r.Reload(cfg.Limits, cfg.Bundle, cfg.BundleEpoch)
 	r.gate = newGate()
-	r.wheel = wheel.New(parts.Clock)
 	r.trimmer = newTrimmer(r)
 	var err error
 	if r.poller, err = newPoller(); err != nil {

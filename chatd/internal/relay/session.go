@@ -23,7 +23,8 @@ const (
 // --max-sessions-per-connection is reached.
 const SessionsPerConnection = "SessionsPerConnection"
 
-// onOpen asks a random vault node for a new session.
+// onOpen asks a random vault node for a new session, on the link that has the
+// fewest clients.
 func (c *conn) onOpen(o frame.Open, raw []byte) {
 	r := c.relay
 	refusal := frame.Refuse{Refused: frame.TOpen, Tag: o.Tag}
@@ -58,7 +59,7 @@ func (c *conn) onAttach(a frame.Attach, raw []byte) {
 	if !c.mayBegin(&refusal) {
 		return
 	}
-	link := c.findNode(a.Session.Node())
+	link := c.findLink(a.Session)
 	switch {
 	case link != nil:
 		c.begin(link, refusal, raw)
@@ -71,8 +72,20 @@ func (c *conn) onAttach(a frame.Attach, raw []byte) {
 	}
 }
 
-// findNode returns the link to a node, if need be to an address that another
-// relay told.
+// findLink returns a link to the session's node: where the session is attached to
+// this connection already that one, so that what is said of it stays in order.
+func (c *conn) findLink(id frame.SessionID) *uplink.Link {
+	c.mu.Lock()
+	a := c.sessions[id]
+	c.mu.Unlock()
+	if a != nil {
+		return a.stream.Link()
+	}
+	return c.findNode(id.Node())
+}
+
+// findNode returns a link to a node, if need be to an address that another relay
+// told.
 func (c *conn) findNode(n frame.NodeID) *uplink.Link {
 	r := c.relay
 	if link := r.Vaults.Node(n); link != nil {

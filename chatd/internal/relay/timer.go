@@ -42,7 +42,7 @@ func (c *conn) due() (more bool) {
 			next = min(next, time.Unix(0, c.goodbye).Sub(now))
 		}
 		at := now.Add(next)
-		c.relay.wheel.SetAt(&c.wake, at)
+		c.relay.Wheel.SetAt(&c.wake, at)
 		more = !c.relay.Clock.Now().Before(at)
 	}
 	c.mu.Unlock()

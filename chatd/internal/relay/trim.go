@@ -38,7 +38,7 @@ type trimmer struct {
 func newTrimmer(r *Relay) *trimmer {
 	t := &trimmer{relay: r, free: func() { go freeMemory() }}
 	t.wake.Owner = t
-	r.wheel.Set(&t.wake, trimLook)
+	r.Wheel.Set(&t.wake, trimLook)
 	return t
 }
 
@@ -61,5 +61,5 @@ func (t *trimmer) Due() {
 		t.trimmed, t.next = t.parked, now.Add(trimRest)
 		t.free()
 	}
-	t.relay.wheel.Set(&t.wake, trimLook)
+	t.relay.Wheel.Set(&t.wake, trimLook)
 }

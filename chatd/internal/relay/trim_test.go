@@ -12,7 +12,7 @@ import (
 
 func TestMemoryIsGivenBackWhenACrowdHasComeToRest(t *testing.T) {
 	clk := clock.NewFake(time.Unix(1_700_000_000, 0))
-	r := New(Config{Limits: &ratelimit.Rules{}}, Parts{Clock: clk, Counts: new(count.Set), Log: slog.New(slog.DiscardHandler)})
+	r := New(Config{Limits: &ratelimit.Rules{}}, Parts{Clock: clk, Wheel: turning(t, clk), Counts: new(count.Set), Log: slog.New(slog.DiscardHandler)})
 	defer r.stop()
 	trims := 0
 	r.trimmer.free = func() { trims++ }

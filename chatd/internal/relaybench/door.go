@@ -28,6 +28,7 @@ import (
 	"chatvault/chatd/internal/relay"
 	"chatvault/chatd/internal/route"
 	"chatvault/chatd/internal/uplink"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/ticket"
 )
@@ -130,14 +131,15 @@ func newDoor(v *ticket.Verifier, hosts admission.Names) *relay.Relay {
 	limits[ratelimit.ConnectionsPerDevice] = limits[ratelimit.ConnectionsPerIP]
 	local := ratelimit.NewLocal(clock.System{})
 	quiet := slog.New(slog.DiscardHandler)
+	turning := wheel.New(clock.System{})
 	return relay.New(relay.Config{
 		Hosts: hosts, Limits: &ratelimit.Rules{Set: limits}, BundleEpoch: 1,
 		MaxConnections: 1 << 20, MaxQueuedBytes: 64 << 20, MaxSessionsPerConnection: 4, AuthTimeout: 10 * time.Second, Ping: 10 * time.Minute,
 	}, relay.Parts{
-		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Log: quiet}),
+		Tickets: v, Vaults: uplink.NewPool(uplink.Config{Fleet: chatdtest.Fleet, Clock: clock.System{}, Wheel: turning, Log: quiet}),
 		Directory: route.New(route.Options{Clock: clock.System{}, Change: func(error) {}, Count: func(string) {}}),
 		Shared:    ratelimit.NewFailOpen(nil, local, clock.System{}, func(error) {}),
-		Local:     local, Clock: clock.System{}, Log: quiet, Counts: new(count.Set),
+		Local:     local, Clock: clock.System{}, Wheel: turning, Log: quiet, Counts: new(count.Set),
 	})
 }
 

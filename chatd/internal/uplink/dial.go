@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 )
 
@@ -60,7 +60,7 @@ func LoadTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
 }
 
 // dial reaches a vault node and reads its hello.
-func dial(ctx context.Context, c clock.Clock, config *tls.Config, fleet, addr string) (*Link, error) {
+func dial(ctx context.Context, w *wheel.Wheel, config *tls.Config, fleet, addr string) (*Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: config}
@@ -69,7 +69,7 @@ func dial(ctx context.Context, c clock.Clock, config *tls.Config, fleet, addr st
 		return nil, fmt.Errorf("dialling: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	heard := newPulse(conn, c)
+	heard := newPulse(conn, w)
 	in := bufio.NewReaderSize(heard, 64<<10)
 	hello, err := readHello(in)
 	if !stop() && err == nil {
@@ -82,7 +82,7 @@ func dial(ctx context.Context, c clock.Clock, config *tls.Config, fleet, addr st
 		conn.Close()
 		return nil, err
 	}
-	return newLink(c, addr, heard, in, hello.Node), nil
+	return newLink(w, addr, heard, in, hello.Node), nil
 }
 
 func readHello(in *bufio.Reader) (frame.UplinkHello, error) {

@@ -1,25 +1,22 @@
-// Package uplink holds chatd's connections to the vault nodes: one each, over
-// TCP with mutual TLS 1.3, dialled by chatd, on which the frames of all clients
-// are multiplexed (protocol/frame, uplink.go).
+// Package uplink holds chatd's connections to the vault nodes: one each, or a few,
+// over TCP with mutual TLS 1.3, dialled by chatd, on which the frames of all
+// clients are multiplexed (protocol/frame, uplink.go).
 package uplink
 
 import (
 	"bufio"
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 )
 
 const (
-	pingEvery    = 5 * time.Second
-	silentAfter  = 3 * pingEvery
 	writeTimeout = 10 * time.Second
 	// maxPending bounds what waits to be written to a vault node, in bytes.
 	// Beyond it, whoever sends waits: the clients' own TCP windows fill.
@@ -59,11 +56,13 @@ type Link struct {
 	addr  string
 	conn  *pulse
 	in    *bufio.Reader // of conn
-	clock clock.Clock
+	wheel *wheel.Wheel
 	wake  chan struct{} // has room for one
 	done  chan struct{} // closed when the link is dead
+	watch wheel.Entry   // see Due
 
 	draining atomic.Bool
+	clients  atomic.Int64 // that have joined and not left
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // signalled when pending was taken, and at the end
@@ -80,36 +79,14 @@ type goneConn struct {
 	at     uint32 // Unix s, rounded up
 }
 
-// pulse is a connection that knows when something was last read from it: one
-// look at the clock for all the envelopes that a read brings.
-type pulse struct {
-	net.Conn
-	clock clock.Clock
-	at    atomic.Int64 // Unix ns
-}
-
-func newPulse(conn net.Conn, c clock.Clock) *pulse {
-	p := &pulse{Conn: conn, clock: c}
-	p.at.Store(c.Now().UnixNano())
-	return p
-}
-
-// Read implements net.Conn.
-func (p *pulse) Read(b []byte) (int, error) {
-	n, err := p.Conn.Read(b)
-	if n > 0 {
-		p.at.Store(p.clock.Now().UnixNano())
-	}
-	return n, err
-}
-
-func newLink(c clock.Clock, addr string, conn *pulse, in *bufio.Reader, node frame.NodeID) *Link {
+func newLink(w *wheel.Wheel, addr string, conn *pulse, in *bufio.Reader, node frame.NodeID) *Link {
 	l := &Link{
-		node: node, addr: addr, conn: conn, in: in, clock: c,
+		node: node, addr: addr, conn: conn, in: in, wheel: w,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		peers: map[uint32]Peer{},
 	}
 	l.room.L = &l.mu
+	l.watch.Owner = l
 	return l
 }
 
@@ -143,6 +120,7 @@ func (l *Link) Join(p Peer, hash [32]byte) (Stream, error) {
 	}
 	l.next++
 	l.peers[l.next] = p
+	l.clients.Add(1)
 	l.pending = frame.AppendEnvelope(l.pending, l.next, frame.UplinkPeer{Hash: hash})
 	l.signal()
 	return Stream{link: l, number: l.next}, nil
@@ -200,8 +178,9 @@ func (s Stream) Leave(heir Peer) {
 	if l.dead != nil {
 		return
 	}
+	l.clients.Add(-1)
 	l.peers[s.number] = heir
-	l.gone = append(l.gone, goneConn{s.number, uint32(l.clock.Now().Add(time.Second - 1).Unix())})
+	l.gone = append(l.gone, goneConn{s.number, l.seconds(time.Second - 1)})
 	l.forgetLocked()
 	l.pending = frame.AppendEnvelope(l.pending, s.number, frame.UplinkGone{})
 	l.signal()
@@ -214,8 +193,13 @@ func (l *Link) queued() int {
 	return len(l.pending)
 }
 
+// seconds is the coarse time moved by d, in Unix s, rounded down.
+func (l *Link) seconds(d time.Duration) uint32 {
+	return uint32(time.Unix(0, l.wheel.Now()).Add(d).Unix())
+}
+
 func (l *Link) forgetLocked() {
-	old := uint32(l.clock.Now().Add(-rememberFor).Unix())
+	old := l.seconds(-rememberFor)
 	for len(l.gone) > 0 && (len(l.gone) > maxGone || l.gone[0].at <= old) {
 		delete(l.peers, l.gone[0].number)
 		l.gone = l.gone[1:]
@@ -262,11 +246,11 @@ func (l *Link) endLocked(reason error) {
 // ended takes it out of use first.
 func (l *Link) run(ended func()) error {
 	go l.writeLoop()
-	health := l.watch()
+	l.attend()
 	if err := l.readLoop(); err != nil {
 		l.end(err)
 	}
-	health()
+	l.wheel.Clear(&l.watch)
 	l.mu.Lock()
 	reason, peers := l.dead, l.peers
 	l.peers = nil
@@ -276,37 +260,6 @@ func (l *Link) run(ended func()) error {
 		p.Lost(l)
 	}
 	return reason
-}
-
-// watch pings the node, and ends the link when nothing was heard in time.
-func (l *Link) watch() (stop func()) {
-	var mu sync.Mutex
-	var timer clock.Timer
-	stopped := false
-	tick := func() {
-		if l.clock.Now().UnixNano()-l.conn.at.Load() >= int64(silentAfter) {
-			l.end(ErrSilent)
-			return
-		}
-		l.sendControl(frame.UplinkPing{})
-		l.mu.Lock()
-		l.forgetLocked()
-		l.mu.Unlock()
-		mu.Lock()
-		defer mu.Unlock()
-		if !stopped {
-			timer.Reset(pingEvery)
-		}
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	timer = l.clock.AfterFunc(pingEvery, tick)
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		stopped = true
-		timer.Stop()
-	}
 }
 
 // writeLoop writes what is pending. It yields once before it takes it, so that

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 )
 
@@ -16,8 +17,10 @@ func pipeLink(t *testing.T, c clock.Clock) (*Link, net.Conn) {
 	t.Helper()
 	here, there := net.Pipe()
 	t.Cleanup(func() { here.Close(); there.Close() })
-	heard := newPulse(here, c)
-	return newLink(c, "pipe", heard, bufio.NewReader(heard), frame.NodeID{1}), there
+	w := wheel.New(c)
+	t.Cleanup(w.Stop)
+	heard := newPulse(here, w)
+	return newLink(w, "pipe", heard, bufio.NewReader(heard), frame.NodeID{1}), there
 }
 
 func TestWhoSendsWaitsWhileTheNodeDoesNotRead(t *testing.T) {

@@ -37,12 +37,11 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 			return ips, fault
 		}
 	})
-	// timers: the resolver's, and the ping's once there is a link.
-	change := func(timers int, to []string, err error) {
+	change := func(to []string, err error) {
 		mu.Lock()
 		ips, fault = to, err
 		mu.Unlock()
-		awaitTimer(t, fake, timers)
+		awaitTimer(t, fake, 2) // the resolver's and the wheel's
 		for len(asked) > 0 {
 			<-asked
 		}
@@ -55,16 +54,16 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 		<-asked
 	}
 	<-asked
-	change(1, []string{"127.0.0.1"}, nil)
+	change([]string{"127.0.0.1"}, nil)
 	if addr := <-f.up; addr != vault.Addr {
 		t.Errorf("dialled %s", addr)
 	}
 	link := f.pool.Pick()
-	change(2, nil, errors.New("no such host"))
+	change(nil, errors.New("no such host"))
 	if f.pool.Pick() != link {
 		t.Error("an outage of DNS cut a vault off")
 	}
-	change(2, []string{"127.0.0.2"}, nil)
+	change([]string{"127.0.0.2"}, nil)
 	awaitState(t, "the old address takes no new sessions", func() bool { return f.pool.Pick() == nil })
 	if f.pool.Node(vault.Hello.Node) != link {
 		t.Error("its sessions were cut off")
@@ -98,20 +97,23 @@ func TestANodeThatRestarted(t *testing.T) {
 }
 
 func TestTwoAddressesOfOneNode(t *testing.T) {
-	f := newFixture(t)
-	a, b := chatdtest.StartVault(t, f.pki, 1, VaultRole), chatdtest.StartVault(t, f.pki, 1, VaultRole)
-	f.start(func(c *Config) { c.Vaults = []string{a.Addr, b.Addr} })
-	first := <-f.up
-	if err := f.reason(); !errors.Is(err, errDuplicate) {
-		t.Errorf("the second one ended with %v", err)
-	}
-	if first == a.Addr {
-		a.Stop()
-	} else {
-		b.Stop()
-	}
-	if second := <-f.up; second == first {
-		t.Errorf("%s came back from the dead", second)
+	for links := range MaxLinks + 1 { // 0 is 1
+		f := newFixture(t)
+		a, b := chatdtest.StartVault(t, f.pki, 1, VaultRole), chatdtest.StartVault(t, f.pki, 1, VaultRole)
+		f.start(func(c *Config) { c.Vaults, c.Links = []string{a.Addr, b.Addr}, links })
+		first := <-f.up
+		if err := f.reason(); !errors.Is(err, errDuplicate) {
+			t.Errorf("the second one ended with %v", err)
+		}
+		awaitState(t, "all links of one are up", func() bool { return f.pool.Load().Links == max(links, 1) })
+		if first == a.Addr {
+			a.Stop()
+		} else {
+			b.Stop()
+		}
+		if second := <-f.up; second == first {
+			t.Errorf("%s came back from the dead", second)
+		}
 	}
 }
 

@@ -61,17 +61,19 @@ func (p *Pool) addresses(ctx context.Context, known map[string][]string) map[str
 	return want
 }
 
-// list starts a keeper for each wanted address that has none. One that is
-// wanted no more takes no new sessions and ends with its link.
+// list starts keepers for each wanted address that has too few. One that is wanted
+// no more takes no new sessions and ends with its link.
 func (p *Pool) list(want map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for addr, k := range p.keepers {
-		k.listed = want[addr]
+	for s, k := range p.keepers {
+		k.listed = want[s.addr]
 	}
 	for addr := range want {
-		if p.keepers[addr] == nil {
-			p.startLocked(addr, true)
+		for n := range p.cfg.Links {
+			if s := (slot{addr, n}); p.keepers[s] == nil {
+				p.startLocked(s, true)
+			}
 		}
 	}
 }

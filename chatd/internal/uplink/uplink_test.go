@@ -10,6 +10,7 @@ import (
 
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/clock"
+	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
 )
 
@@ -50,6 +51,8 @@ func (f *fixture) start(change func(*Config)) {
 		Down: func(n frame.NodeID) { f.down <- n },
 	}
 	change(&cfg)
+	cfg.Wheel = wheel.New(cfg.Clock)
+	f.t.Cleanup(cfg.Wheel.Stop)
 	f.pool = NewPool(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -226,32 +229,6 @@ func TestLostAndBack(t *testing.T) {
 	if len(p.lost)+len(left.lost) != 0 {
 		t.Error("somebody was told twice, or after leaving")
 	}
-}
-
-func TestASilentNodeIsPingedAndGivenUp(t *testing.T) {
-	f := newFixture(t)
-	fake := clock.NewFake(time.Unix(1_700_000_000, 0))
-	vault := chatdtest.StartVault(t, f.pki, 1, VaultRole)
-	f.start(func(c *Config) { c.Vaults, c.Clock = []string{vault.Addr}, fake })
-	<-f.up
-	link := f.pool.Pick()
-	p := newPeer()
-	if _, err := link.Join(p, [32]byte{}); err != nil {
-		t.Fatal(err)
-	}
-	vault.Await("the peer", func(v *chatdtest.VaultState) bool { return len(v.Frames) == 1 })
-	awaitTimer(t, fake, 2) // the ping and the resolver's
-	for n := 1; n <= 5; n++ {
-		fake.Advance(pingEvery)
-		vault.Await("a ping", func(v *chatdtest.VaultState) bool { return v.Pings == n })
-		vault.Broadcast(1, frame.Notice{}) // after the pong
-		<-p.frames
-	}
-	fake.Advance(silentAfter) // nothing comes in between: no time passes for it
-	if err := f.reason(); !errors.Is(err, ErrSilent) && !errors.Is(err, ErrLost) {
-		t.Errorf("it ended with %v", err)
-	}
-	<-p.lost
 }
 
 // awaitTimer waits until the pool's goroutines have set so many timers.

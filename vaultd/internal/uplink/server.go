@@ -33,7 +33,7 @@ type Config struct {
 	Sessions *session.Table
 
 	// MaxUplinks caps established uplinks, and apart from them handshakes: so a
-	// stranger who holds handshakes open ends nobody's uplink. Default 64.
+	// stranger who holds handshakes open ends nobody's uplink. Default 256.
 	MaxUplinks int
 	// MaxConnections caps the client connections of one uplink; one more ends
 	// the uplink. Default 262,144.
@@ -57,7 +57,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.MaxUplinks, 64)
+	setDefault(&c.MaxUplinks, 256)
 	setDefault(&c.MaxConnections, 1<<18)
 	setDefault(&c.QueueBytes, 8<<20)
 	setDefault(&c.HandshakeTimeout, 10*time.Second)
