@@ -195,6 +195,14 @@ func TestCanaries(t *testing.T) {
 		if bytes.Contains(b, []byte(sub)) {
 			t.Errorf("the account is in %s", where)
 		}
+		thumb, public := phone.key.Thumbprint(), phone.key.Public()
+		for what, id := range map[string][]byte{"thumbprint": thumb[:], "public key": public[:]} {
+			for form, encoded := range encodings(id) {
+				if bytes.Contains(b, encoded) {
+					t.Errorf("the device's %s (%s) is in %s", what, form, where)
+				}
+			}
+		}
 	}
 }
 
