@@ -44,8 +44,9 @@ type frames struct {
 	idle  counts // of chatd, in the time of one measurement without frames
 }
 
-// size is each server with so many connections.
-type size struct{ chatd, tuned, proxy pair }
+// size is each server with so many connections. raw is no goal's floor: it says in
+// the report what of the others' CPU is TCP.
+type size struct{ chatd, tuned, proxy, raw pair }
 
 func newFrames(s *stage, p plan) (*frames, error) {
 	f := &frames{stage: s, plan: p}
@@ -64,13 +65,18 @@ func newFrames(s *stage, p plan) (*frames, error) {
 		return nil, err
 	}
 	s.on = append(s.on, proxy.process)
+	raw, err := s.startFloor("raw", 1)
+	if err != nil {
+		return nil, err
+	}
+	s.on = append(s.on, raw.process)
 	first := 0
 	for _, n := range p.connections {
 		var z size
 		for _, e := range []struct {
 			to  *pair
 			srv *server
-		}{{&z.chatd, chatd}, {&z.tuned, tuned}, {&z.proxy, proxy}} {
+		}{{&z.chatd, chatd}, {&z.tuned, tuned}, {&z.proxy, proxy}, {&z.raw, raw}} {
 			if *e.to, err = s.more(e.srv); err != nil {
 				return nil, err
 			}
@@ -117,16 +123,19 @@ func (f *frames) once(_ context.Context, i int) ([]goals.Repetition, error) {
 	var used counts
 	var relayed float64
 	for _, z := range f.sizes {
-		var chatd, tuned, proxy float64
+		var chatd, tuned, proxy, raw float64
 		err := turns(i,
 			func() (err error) { chatd, used, relayed, err = f.relayed(z.chatd); return err },
 			func() (err error) { tuned, err = f.measure(z.tuned); return err },
 			func() (err error) { proxy, err = f.measure(z.proxy); return err },
+			func() (err error) { raw, err = f.measure(z.raw); return err },
 		)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, goals.Ratio(chatd, tuned), goals.Ratio(chatd, proxy))
+		toTuned := goals.Ratio(chatd, tuned)
+		toTuned.More = map[string]float64{"raw TCP echo": raw}
+		out = append(out, toTuned, goals.Ratio(chatd, proxy))
 	}
 	// Of the most connections: while few are measured, the many park.
 	return append(out,

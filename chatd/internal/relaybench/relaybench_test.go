@@ -52,6 +52,9 @@ func TestTheBenchmarkRuns(t *testing.T) {
 				t.Errorf("%v", r)
 			}
 			for _, m := range r.Repetitions {
+				if strings.HasSuffix(r.Unit, "tuned echo") && m.More["raw TCP echo"] <= 0 {
+					t.Errorf("%s: no TCP echo beside it: %+v", r.Name, m)
+				}
 				if r.Sides != "" && (m.Floor <= 0 || g.Name != "hop" && m.Ours <= 0) {
 					t.Errorf("%s: nothing was measured: %+v", r.Name, m)
 				}
