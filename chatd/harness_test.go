@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +15,7 @@ import (
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/uplink"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/cmdline/logtest"
 )
 
 // TestMain lets the test binary be chatd, so that tests run the real program
@@ -88,13 +86,8 @@ type program struct {
 	t    testing.TB
 	cmd  *exec.Cmd
 	addr string
+	log  *logtest.Log
 	over chan struct{} // closed when it has ended
-	err  error         // of Wait, once over is closed
-
-	mu    sync.Mutex
-	lines []map[string]any
-	log   bytes.Buffer
-	more  chan struct{} // closed, and replaced, with each line
 }
 
 func command(args ...string) *exec.Cmd {
@@ -106,16 +99,17 @@ func command(args ...string) *exec.Cmd {
 // serve starts chatd and returns when it listens.
 func (s *site) serve(args ...string) *program {
 	s.t.Helper()
-	p := &program{t: s.t, over: make(chan struct{}), more: make(chan struct{})}
+	p := &program{t: s.t, log: logtest.New(), over: make(chan struct{})}
 	p.cmd = command(append([]string{"serve", "--config", s.config()}, args...)...)
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	go p.read(stderr)
+	go func() {
+		p.cmd.Wait() // exited reads the exit code
+		p.log.End()
+		close(p.over)
+	}()
 	s.t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		<-p.over
@@ -125,51 +119,13 @@ func (s *site) serve(args ...string) *program {
 	return p
 }
 
-func (p *program) read(stderr io.Reader) {
-	in := bufio.NewScanner(stderr)
-	for in.Scan() {
-		line := map[string]any{}
-		json.Unmarshal(in.Bytes(), &line)
-		p.mu.Lock()
-		p.log.Write(append(in.Bytes(), '\n'))
-		p.lines = append(p.lines, line)
-		close(p.more)
-		p.more = make(chan struct{})
-		p.mu.Unlock()
-	}
-	p.err = p.cmd.Wait()
-	close(p.over)
-}
-
 // await returns the first line of the log with this message.
 func (p *program) await(msg string) map[string]any {
 	p.t.Helper()
-	late := time.After(20 * time.Second)
-	for {
-		p.mu.Lock()
-		more := p.more
-		for _, line := range p.lines {
-			if line["msg"] == msg {
-				p.mu.Unlock()
-				return line
-			}
-		}
-		p.mu.Unlock()
-		select {
-		case <-more:
-		case <-p.over:
-			p.t.Fatalf("chatd ended (%v) without saying %q:\n%s", p.err, msg, p.text())
-		case <-late:
-			p.t.Fatalf("chatd did not say %q:\n%s", msg, p.text())
-		}
-	}
+	return p.log.Await(p.t, msg)
 }
 
-func (p *program) text() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
-}
+func (p *program) text() string { return p.log.String() }
 
 // stop sends SIGTERM.
 func (p *program) stop() {

@@ -1,77 +1,27 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"chatvault/protocol/cmdline"
 	"chatvault/protocol/cmdline/admin/admintest"
+	"chatvault/protocol/cmdline/logtest"
 	"chatvault/vaultd/internal/pki"
 )
 
-// logOf collects lines of JSON, and waits for one.
-type logOf struct {
-	mu   sync.Mutex
-	text strings.Builder
-	part []byte
-	all  []map[string]any
-	more chan struct{} // closed, and replaced, with each line
-}
-
-func (l *logOf) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text.Write(b)
-	l.part = append(l.part, b...)
-	for {
-		line, rest, whole := bytes.Cut(l.part, []byte("\n"))
-		if !whole {
-			return len(b), nil
-		}
-		m := map[string]any{}
-		json.Unmarshal(line, &m)
-		l.all, l.part = append(l.all, m), rest
-		close(l.more)
-		l.more = make(chan struct{})
-	}
-}
-
-func (l *logOf) await(t *testing.T, msg string) map[string]any {
-	t.Helper()
-	late := time.After(30 * time.Second)
-	for {
-		l.mu.Lock()
-		more := l.more
-		for _, m := range l.all {
-			if m["msg"] == msg {
-				l.mu.Unlock()
-				return m
-			}
-		}
-		l.mu.Unlock()
-		select {
-		case <-more:
-		case <-late:
-			t.Fatalf("vaultd did not say %q: %v", msg, l.all)
-		}
-	}
-}
-
 // serving runs "vaultd serve" in this process, with keys and records in memory,
 // until stop is called; stop returns the exit code.
-func serving(t *testing.T, args ...string) (log *logOf, stop func() int) {
+func serving(t *testing.T, args ...string) (log *logtest.Log, stop func() int) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := pki.Generate(filepath.Join(dir, "pki"), pki.Options{Validity: time.Hour, DiscardCAKey: true}); err != nil {
@@ -94,11 +44,12 @@ func serving(t *testing.T, args ...string) (log *logOf, stop func() int) {
 			t.Fatal(err)
 		}
 	}
-	log = &logOf{more: make(chan struct{})}
+	log = logtest.New()
 	ctx, cancel := context.WithCancel(t.Context())
 	app := cmdline.App{Name: "vaultd", IO: cmdline.IO{Out: io.Discard, Err: log}}
 	exited := make(chan int, 1)
 	go func() {
+		defer log.End()
 		exited <- app.Run(ctx, &grammar{}, append([]string{"serve", "--config", config, "--fleet", "test", "--listen", "127.0.0.1:0",
 			"--tls-ca", filepath.Join(dir, "pki", pki.CACert), "--tls-cert", filepath.Join(dir, "pki", pki.VaultdCert), "--tls-key", filepath.Join(dir, "pki", pki.VaultdKey),
 			"--hsm", "mem", "--store", "mem", "--insecure-dev"}, args...))
@@ -111,11 +62,11 @@ func serving(t *testing.T, args ...string) (log *logOf, stop func() int) {
 
 func TestTheAdminListener(t *testing.T) {
 	log, stop := serving(t, "--admin", "127.0.0.1:0", "--memory-limit", "1GiB")
-	log.await(t, "listening")
-	if line := log.await(t, "memory limit"); os.Getenv("GOMEMLIMIT") == "" && (line["bytes"] != float64(1<<30) || line["from"] != "memory-limit") {
+	log.Await(t, "listening")
+	if line := log.Await(t, "memory limit"); os.Getenv("GOMEMLIMIT") == "" && (line["bytes"] != float64(1<<30) || line["from"] != "memory-limit") {
 		t.Errorf("%v", line)
 	}
-	base := "http://" + log.await(t, "admin")["address"].(string)
+	base := "http://" + log.Await(t, "admin")["address"].(string)
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/buildinfo": 200, "/debug/pprof/": 404} {
 		if code, _ := admintest.Get(t, base+path); code != want {
 			t.Errorf("%s: %d, want %d", path, code, want)
@@ -142,8 +93,8 @@ func TestAdminFlagsAreChecked(t *testing.T) {
 		"not on loopback":            {"--admin", ":0", "--admin-pprof"},
 	} {
 		log, stop := serving(t, args...)
-		if code := stop(); code != 2 || !strings.Contains(log.text.String(), want) {
-			t.Errorf("%v: exit code %d, %q; want 2 and %q", args, code, log.text.String(), want)
+		if code := stop(); code != 2 || !strings.Contains(log.String(), want) {
+			t.Errorf("%v: exit code %d, %q; want 2 and %q", args, code, log.String(), want)
 		}
 	}
 }
