@@ -77,16 +77,8 @@ func TestServeUsesItsRedisWithThePasswordFromAFile(t *testing.T) {
 	p := s.serve()
 	c := s.login(p, "alice")
 	client := redis.Client(t)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for client.Exists(t.Context(), "cv:node:01000001").Val() == 0 || len(client.Keys(t.Context(), "cv:presence:*").Val()) == 0 ||
-		len(client.Keys(t.Context(), "cv:limit:ConnectionsPerAccount:*").Val()) == 0 {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("Redis holds %v; chatd says:\n%s", client.Keys(t.Context(), "*").Val(), p.text())
-		}
+	for _, pattern := range []string{"cv:node:01000001", "cv:presence:*", "cv:limit:ConnectionsPerAccount:*"} {
+		knows(t, client, pattern, 1)
 	}
 	p.stop()
 	c.Closed()

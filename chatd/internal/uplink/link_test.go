@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/clock"
 	"chatvault/chatd/internal/wheel"
 	"chatvault/protocol/frame"
@@ -43,7 +44,7 @@ func TestWhoSendsWaitsWhileTheNodeDoesNotRead(t *testing.T) {
 		}
 		frames <- sent
 	}()
-	awaitState(t, "the sender waits", func() bool { return l.pendingBytes() > maxPending })
+	chatdtest.Await(t, "the sender waits", func() bool { return l.pendingBytes() > maxPending })
 	if n := l.pendingBytes(); n > maxPending+frame.MaxEnvelope {
 		t.Errorf("%d bytes wait", n)
 	}
@@ -59,7 +60,7 @@ func TestWhoSendsWaitsWhileTheNodeDoesNotRead(t *testing.T) {
 	if n := <-frames; n != 3*maxPending/(frame.MaxFrame) {
 		t.Errorf("%d frames were sent", n)
 	}
-	awaitState(t, "the burst has left memory", func() bool {
+	chatdtest.Await(t, "the burst has left memory", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return len(l.pending) == 0 && cap(l.pending) <= keptBuffer
@@ -88,7 +89,7 @@ func TestALostLinkWakesWhoWaits(t *testing.T) {
 			}
 		}
 	}()
-	awaitState(t, "the sender waits", func() bool { return l.pendingBytes() > maxPending })
+	chatdtest.Await(t, "the sender waits", func() bool { return l.pendingBytes() > maxPending })
 	there.Close()
 	if err := <-result; !errors.Is(err, ErrLost) {
 		t.Errorf("sending: %v", err)

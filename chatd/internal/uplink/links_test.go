@@ -22,7 +22,7 @@ func several(t *testing.T, n int) (*fixture, *chatdtest.Vault) {
 // links waits for so many.
 func (f *fixture) links(n int) {
 	f.t.Helper()
-	awaitState(f.t, "all links are up", func() bool { l := f.pool.Load(); return l.Links == n && l.Missing == 0 })
+	chatdtest.Await(f.t, "all links are up", func() bool { l := f.pool.Load(); return l.Links == n && l.Missing == 0 })
 }
 
 // join has a new client on a link that the pool picks.
@@ -95,7 +95,7 @@ func TestOneOfTwoLinksIsLost(t *testing.T) {
 		t.Error("the new link is not used")
 	}
 	vault.Drain()
-	awaitState(t, "the drain", func() bool { l := f.pool.Load(); return l.Draining == 1 && l.Up == 0 && f.pool.Pick() == nil })
+	chatdtest.Await(t, "the drain", func() bool { l := f.pool.Load(); return l.Draining == 1 && l.Up == 0 && f.pool.Pick() == nil })
 	if f.pool.Node(vault.Hello.Node) == nil {
 		t.Error("nobody can attach at a node that drains")
 	}
@@ -104,7 +104,7 @@ func TestOneOfTwoLinksIsLost(t *testing.T) {
 	if n := <-f.down; n != vault.Hello.Node {
 		t.Errorf("%x has gone", n)
 	}
-	awaitState(t, "both are missing", func() bool { return f.pool.Load() == Load{Down: 1, Missing: 2} })
+	chatdtest.Await(t, "both are missing", func() bool { return f.pool.Load() == Load{Down: 1, Missing: 2} })
 	if len(f.up) != 1 || len(f.down) != 0 {
 		t.Errorf("the node came %d times, and went %d times", len(f.up), 1+len(f.down))
 	}

@@ -64,7 +64,7 @@ func TestNamesAreResolvedAgain(t *testing.T) {
 		t.Error("an outage of DNS cut a vault off")
 	}
 	change([]string{"127.0.0.2"}, nil)
-	awaitState(t, "the old address takes no new sessions", func() bool { return f.pool.Pick() == nil })
+	chatdtest.Await(t, "the old address takes no new sessions", func() bool { return f.pool.Pick() == nil })
 	if f.pool.Node(vault.Hello.Node) != link {
 		t.Error("its sessions were cut off")
 	}
@@ -105,7 +105,7 @@ func TestTwoAddressesOfOneNode(t *testing.T) {
 		if err := f.reason(); !errors.Is(err, errDuplicate) {
 			t.Errorf("the second one ended with %v", err)
 		}
-		awaitState(t, "all links of one are up", func() bool { return f.pool.Load().Links == max(links, 1) })
+		chatdtest.Await(t, "all links of one are up", func() bool { return f.pool.Load().Links == max(links, 1) })
 		if first == a.Addr {
 			a.Stop()
 		} else {
@@ -121,7 +121,7 @@ func TestLearnedAddresses(t *testing.T) {
 	f := newFixture(t)
 	vault := chatdtest.StartVault(t, f.pki, 2, VaultRole)
 	f.start(func(*Config) {})
-	awaitState(t, "the pool runs", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return f.pool.ctx != nil })
+	chatdtest.Await(t, "the pool runs", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return f.pool.ctx != nil })
 	if l := f.pool.Learn(t.Context(), frame.NodeID{9}, vault.Addr); l != nil {
 		t.Error("a forged address led to another node, and it was taken for the one asked for")
 	}
@@ -131,7 +131,7 @@ func TestLearnedAddresses(t *testing.T) {
 	}
 	vault.Stop()
 	<-f.down
-	awaitState(t, "it is forgotten", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return len(f.pool.keepers) == 0 })
+	chatdtest.Await(t, "it is forgotten", func() bool { f.pool.mu.Lock(); defer f.pool.mu.Unlock(); return len(f.pool.keepers) == 0 })
 	if l := f.pool.Learn(t.Context(), vault.Hello.Node, vault.Addr); l != nil {
 		t.Error("learned an address where nobody is")
 	}
@@ -139,19 +139,5 @@ func TestLearnedAddresses(t *testing.T) {
 	cancel()
 	if l := f.pool.Learn(ctx, vault.Hello.Node, vault.Addr); l != nil {
 		t.Error("learned after the caller had left")
-	}
-}
-
-func awaitState(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it never happened: %s", what)
-		}
 	}
 }

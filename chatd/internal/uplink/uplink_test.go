@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -234,16 +235,7 @@ func TestLostAndBack(t *testing.T) {
 // awaitTimer waits until the pool's goroutines have set so many timers.
 func awaitTimer(t *testing.T, fake *clock.Fake, n int) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for fake.Pending() < n {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("%d timers, want %d", fake.Pending(), n)
-		}
-	}
+	chatdtest.Await(t, fmt.Sprintf("%d timers", n), func() bool { return fake.Pending() >= n })
 }
 
 func TestChatdAnswersPings(t *testing.T) {
