@@ -9,18 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-)
 
-// modulePaths are the usual places of the SoftHSM module.
-var modulePaths = []string{
-	"/usr/lib/softhsm/libsofthsm2.so",
-	"/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-	"/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-	"/usr/lib64/softhsm/libsofthsm2.so",
-	"/usr/lib64/pkcs11/libsofthsm2.so",
-	"/usr/local/lib/softhsm/libsofthsm2.so",
-	"/opt/homebrew/lib/softhsm/libsofthsm2.so",
-}
+	"chatvault/docker/softhsm"
+)
 
 // token is a SoftHSM token in the stack's folder.
 type token struct {
@@ -40,13 +31,7 @@ func (t token) environment() []string { return append(os.Environ(), "SOFTHSM2_CO
 // see them while it runs. That is good enough for a token that is thrown away
 // and for no other: an operator lets it prompt.
 func newToken(ctx context.Context, dir string) (token, error) {
-	module := ""
-	for _, path := range modulePaths {
-		if _, err := os.Stat(path); err == nil {
-			module = path
-			break
-		}
-	}
+	module := softhsm.Module()
 	util, err := exec.LookPath("softhsm2-util")
 	if module == "" || err != nil {
 		return token{}, errors.New("SoftHSM is not installed; run \"make setup\"")

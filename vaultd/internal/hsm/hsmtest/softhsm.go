@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"chatvault/docker/softhsm"
 	"chatvault/vaultd/internal/hsm/pkcs11uri"
 )
 
@@ -22,30 +23,14 @@ type Token struct {
 	Dir     string // the directory of this one token; moved away, the token is gone
 }
 
-// Install is the command that brings what NewSoftHSM needs.
-const Install = "apt-get install -y softhsm2"
-
-// modulePaths are the usual places of the SoftHSM module.
-var modulePaths = []string{
-	"/usr/lib/softhsm/libsofthsm2.so",
-	"/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-	"/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-	"/usr/lib64/softhsm/libsofthsm2.so",
-	"/usr/lib64/pkcs11/libsofthsm2.so",
-	"/usr/local/lib/softhsm/libsofthsm2.so",
-	"/opt/homebrew/lib/softhsm/libsofthsm2.so",
-}
-
 // ModulePath is where SoftHSM is; the test fails if it is nowhere.
 func ModulePath(t testing.TB) string {
 	t.Helper()
-	for _, path := range modulePaths {
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
+	path := softhsm.Module()
+	if path == "" {
+		t.Fatalf("SoftHSM is not installed; install it: %s", softhsm.Install)
 	}
-	t.Fatalf("SoftHSM is not installed; install it: %s", Install)
-	return ""
+	return path
 }
 
 // home is the directory of the tokens of this process. SoftHSM reads
@@ -81,7 +66,7 @@ func NewSoftHSM(t testing.TB) Token {
 	output, err := exec.Command("softhsm2-util", "--init-token", "--free",
 		"--label", label, "--pin", pin, "--so-pin", rand.Text()[:16]).CombinedOutput()
 	if err != nil {
-		t.Fatalf("make a SoftHSM token (install it: %s): %v\n%s", Install, err, output)
+		t.Fatalf("make a SoftHSM token (install it: %s): %v\n%s", softhsm.Install, err, output)
 	}
 	token := Token{
 		PIN: pin, Conf: filepath.Join(home.dir, "softhsm2.conf"),
