@@ -56,17 +56,11 @@ func scrape(t *testing.T) samples {
 	})
 	all := samples{}
 	for _, d := range []*stack.Daemon{st.Vault, st.Chatd} {
-		log, err := d.Logs()
+		address, err := d.Admin()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var said struct{ Msg, Address string }
-		for line := range strings.Lines(string(log)) {
-			if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "admin" {
-				break
-			}
-		}
-		resp, err := http.Get("http://" + said.Address + "/metrics")
+		resp, err := http.Get("http://" + address + "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -180,7 +180,7 @@ func (a *abuse) measure(ctx context.Context, with bool) (m measured, err error) 
 	if m.swarm, err = descriptors(a.Chatd.PID()); err != nil {
 		return m, err
 	}
-	at, err := admin(a.Chatd)
+	at, err := a.Chatd.Admin()
 	if err != nil {
 		return m, err
 	}

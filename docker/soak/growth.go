@@ -105,7 +105,7 @@ func descriptors(pid int) (int, error) {
 
 // ask gets a page of a daemon's admin listener, on a connection of its own.
 func ask(ctx context.Context, d *stack.Daemon, path string) ([]byte, error) {
-	at, err := admin(d)
+	at, err := d.Admin()
 	if err != nil {
 		return nil, err
 	}

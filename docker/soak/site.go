@@ -3,9 +3,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -167,24 +165,6 @@ func (s *site) startEtcd(ctx context.Context, dir, bin string) (addr string, err
 		pause(ctx, 50*time.Millisecond)
 	}
 	return "", fmt.Errorf("etcd does not come up: %w", ctx.Err())
-}
-
-// admin is a daemon's admin listener, as its log says.
-func admin(d *stack.Daemon) (string, error) {
-	log, err := d.Logs()
-	if err != nil {
-		return "", err
-	}
-	at := bytes.LastIndex(log, []byte(`"msg":"admin"`))
-	if at < 0 {
-		return "", fmt.Errorf("%s has no admin listener", d.Name)
-	}
-	line, _, _ := bytes.Cut(log[bytes.LastIndexByte(log[:at], '\n')+1:], []byte("\n"))
-	var said struct {
-		Address string `json:"address"`
-	}
-	err = json.Unmarshal(line, &said)
-	return said.Address, err
 }
 
 // pause waits, unless the context ends before.

@@ -23,15 +23,26 @@ func (a *address) get() string {
 
 // learn finds the line of a daemon's log that says that it listens.
 func (a *address) learn(line []byte) bool {
-	var said struct {
-		Msg     string `json:"msg"`
-		Address string `json:"address"`
-	}
-	if json.Unmarshal(line, &said) != nil || said.Msg != "listening" || said.Address == "" {
+	m := said(line)
+	if m.Msg != "listening" || m.Address == "" {
 		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.addr = said.Address
+	a.addr = m.Address
 	return true
+}
+
+// message is a line of a daemon's log that tells an address.
+type message struct {
+	Msg     string `json:"msg"`
+	Address string `json:"address"`
+}
+
+// said reads such a line; any other is an empty message.
+func said(line []byte) (m message) {
+	if json.Unmarshal(line, &m) != nil {
+		return message{}
+	}
+	return m
 }

@@ -190,6 +190,24 @@ func (d *Daemon) PID() int {
 // Logs is all that the program has printed since the stack was made.
 func (d *Daemon) Logs() ([]byte, error) { return os.ReadFile(d.LogFile) }
 
+// Admin is the address of the program's admin listener, of its last life.
+func (d *Daemon) Admin() (string, error) {
+	log, err := d.Logs()
+	if err != nil {
+		return "", err
+	}
+	address := ""
+	for line := range bytes.Lines(log) {
+		if m := said(line); m.Msg == "admin" {
+			address = m.Address
+		}
+	}
+	if address == "" {
+		return "", fmt.Errorf("%s has no admin listener", d.Name)
+	}
+	return address, nil
+}
+
 func (d *Daemon) take() *process {
 	d.mu.Lock()
 	defer d.mu.Unlock()

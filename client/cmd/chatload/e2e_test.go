@@ -66,15 +66,11 @@ func (tg target) comesBack() error {
 // metrics is the page of the relay's metrics.
 func (tg target) metrics() string {
 	tg.t.Helper()
-	log, err := tg.Chatd.Logs()
+	address, err := tg.Chatd.Admin()
 	if err != nil {
 		tg.t.Fatal(err)
 	}
-	m := regexp.MustCompile(`"msg":"admin","address":"([^"]+)"`).FindSubmatch(log)
-	if m == nil {
-		tg.t.Fatal("chatd has no admin listener")
-	}
-	return "chatd=http://" + string(m[1]) + "/metrics"
+	return "chatd=http://" + address + "/metrics"
 }
 
 // TestMain is the program itself when it is started as one of its processes.
