@@ -68,7 +68,7 @@ type App struct {
 // Fields of the grammar are reset to their defaults before anything is parsed
 // into them, except those that kong does not know (`kong:"-"`).
 func (a App) Run(ctx context.Context, cli any, args []string, bind ...any) (code int) {
-	a.IO = a.IO.orStandard()
+	a.IO = a.IO.OrStandard()
 	defer recoverExit(&code)
 	kctx, err := a.parse(cli, args)
 	if err != nil {
@@ -85,7 +85,7 @@ func (a App) Run(ctx context.Context, cli any, args []string, bind ...any) (code
 // Parse does all that Run does before it runs the command: for tests, such as
 // one over every configuration file that the project ships.
 func (a App) Parse(cli any, args []string) (err error) {
-	a.IO = a.IO.orStandard()
+	a.IO = a.IO.OrStandard()
 	code := -1
 	defer func() {
 		if code >= 0 && err == nil {
@@ -151,7 +151,8 @@ func commandOf(name string, err error) string {
 	return name
 }
 
-func (s IO) orStandard() IO {
+// OrStandard has the process's own standard files where s has none.
+func (s IO) OrStandard() IO {
 	if s.In == nil {
 		s.In = os.Stdin
 	}

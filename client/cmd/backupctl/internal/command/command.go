@@ -87,7 +87,7 @@ type session struct {
 
 // Main runs one command line and returns the exit code.
 func Main(ctx context.Context, io cmdline.IO, args []string) int {
-	return run(ctx, orStandard(io), args, newSDK)
+	return run(ctx, io.OrStandard(), args, newSDK)
 }
 
 func run(ctx context.Context, io cmdline.IO, args []string, newSDK func(client.Config) (sdk, error)) int {
@@ -104,19 +104,6 @@ func run(ctx context.Context, io cmdline.IO, args []string, newSDK func(client.C
 		s.print(&report.Outcome{Code: "usage", Exit: code, Error: strings.TrimPrefix(text, name+": ")})
 	}
 	return code
-}
-
-func orStandard(s cmdline.IO) cmdline.IO {
-	if s.In == nil {
-		s.In = os.Stdin
-	}
-	if s.Out == nil {
-		s.Out = os.Stdout
-	}
-	if s.Err == nil {
-		s.Err = os.Stderr
-	}
-	return s
 }
 
 // wantsJSON looks for --json where the flags could not be parsed.
