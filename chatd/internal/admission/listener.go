@@ -3,7 +3,6 @@ package admission
 import (
 	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -67,8 +66,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 // counted gives its place back when it is closed.
 type counted struct {
 	net.Conn
-	open *atomic.Int64
-	once sync.Once
+	open   *atomic.Int64
+	closed atomic.Bool // small: there is one for each connection
 }
 
 // SyscallConn implements syscall.Conn: parked connections wait in an epoll set.
@@ -81,6 +80,8 @@ func (c *counted) SyscallConn() (syscall.RawConn, error) {
 }
 
 func (c *counted) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
+	if !c.closed.Swap(true) {
+		c.open.Add(-1)
+	}
 	return c.Conn.Close()
 }

@@ -19,13 +19,13 @@ import (
 	"chatvault/protocol/ticket"
 )
 
-// conn is one client's connection.
+// conn is one client's connection: 320 bytes, a size that Go's allocator has. What
+// only an active one needs stands in input.
 type conn struct {
 	// static after construction
 	relay *Relay
-	wire  wire            // set by the upgrade, as raw and ws
+	wire  wire            // set by the upgrade, as raw
 	raw   syscall.RawConn // of the socket below wire; nil: it cannot be parked
-	ws    *websocket.Conn // on wire
 	nonce [frame.NonceSize]byte
 	began int64 // Unix ns, when the upgrade was asked for
 
@@ -35,12 +35,14 @@ type conn struct {
 	heard atomic.Int64 // Unix ns of the last frame, ping or pong
 
 	// owned by the reader, while there is none by whoever holds mu
-	in                               input
-	pushed                           int64 // when the read deadline was last moved; 0: move it
+	in                               *input // nil: it is parked
+	pushed                           int64  // when the read deadline was last moved; 0: move it
+	until                            int64  // Unix ns, when the client must have answered our close frame; 0: not sent
+	framesTAT, attachesTAT, authsTAT int64  // GCRA, see ratelimit.Limit.Spend
 	calm                             calm
-	idle                             bool  // it was, when pushed
-	until                            int64 // Unix ns, when the client must have answered our close frame; 0: not sent
-	framesTAT, attachesTAT, authsTAT int64 // GCRA, see ratelimit.Limit.Spend
+	idle                             bool // it was, when pushed
+
+	fd int32 // that the poller knows; guarded by its mu
 
 	mu       sync.Mutex // guards what follows
 	identity *identity  // nil until AUTH was accepted; never changed after
@@ -50,13 +52,12 @@ type conn struct {
 	ended    bool
 	reason   Reason
 	parked   bool
-	fd       int32 // that the poller knows; guarded by its mu
+	isCut    bool
 	// nil while empty: most connections have no session
 	streams  map[*uplink.Link]uplink.Stream
 	sessions map[frame.SessionID]*attachment
 	pending  map[uint32]pending
 	room     chan struct{} // wakes a reader that waits for credit; nil: none ever did
-	isCut    bool
 
 	seat seat // guarded by the relay's mu
 }
@@ -97,10 +98,6 @@ func newConn(r *Relay, began time.Time) *conn {
 func (c *conn) greet() {
 	r := c.relay
 	r.Counts.Add("connections")
-	c.ws.SetReadLimit(frame.MaxFrame)
-	c.ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, []byte(data)) })
-	c.ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
-	c.ws.SetCloseHandler(c.onClosed)
 	c.heard.Store(r.Wheel.Now())
 	hello := frame.Hello{Version: frame.Version, Nonce: c.nonce, BundleEpoch: r.settings.Load().bundleEpoch}
 	// The wheel knows the connection before the client hears of it, and waits for
@@ -125,7 +122,7 @@ func (c *conn) greet() {
 // read any more; then it cleans up. Once the connection has ended it discards
 // what still comes, until the client has answered the close frame.
 func (c *conn) serve() {
-	c.in.attach((*source)(c))
+	c.attach()
 	for {
 		err := c.await()
 		if err == errParked {
@@ -252,7 +249,7 @@ func (c *conn) onControl(answer int, data []byte) error {
 // ours. gorilla calls it from the read loop.
 func (c *conn) onClosed(code int, _ string) error {
 	if !c.hasEnded() {
-		c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+		c.in.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
 	}
 	return nil
 }
@@ -339,7 +336,7 @@ func (c *conn) end(why Reason) {
 
 // cleanUp leaves everything that the connection was part of.
 func (c *conn) cleanUp() {
-	c.ws.Close()
+	c.wire.Conn.Close()
 	c.mu.Lock()
 	c.ended = true
 	id, streams, sessions := c.identity, c.streams, c.sessions
@@ -354,7 +351,7 @@ func (c *conn) cleanUp() {
 		s.Leave(heir{c.relay, id})
 	}
 	c.relay.leave(c)
-	c.in.release()
+	c.detach()
 	if c.relay.poller != nil {
 		c.relay.poller.forget(c)
 	}

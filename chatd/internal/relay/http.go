@@ -83,12 +83,14 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, metered bool) *c
 		return nil
 	}
 	c := newConn(r, began)
-	if c.ws, err = r.upgrader.Upgrade(hijacker{w, c}, req, speaks); err != nil {
-		c.in.release()
+	// What it returns is made again for those who need it: see gorilla.
+	if _, err = r.upgrader.Upgrade(hijacker{w, c}, req, speaks); err != nil {
+		c.detach()
 		r.places.Add(-1)
 		r.Counts.Add("refused_upgrade")
 		return nil
 	}
+	c.in.br.Reset(c.in)
 	c.greet()
 	return c
 }

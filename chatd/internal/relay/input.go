@@ -1,9 +1,12 @@
 package relay
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -78,10 +81,14 @@ func (c *conn) read() (raw *[]byte, kind int, err error) {
 
 // readOther lets gorilla/websocket read one message. It has checked its size.
 func (c *conn) readOther() (raw *[]byte, kind int, err error) {
+	ws, err := c.gorilla()
+	if err != nil {
+		return nil, 0, err
+	}
 	// Its errors are for ever, a deadline's too.
-	c.ws.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
+	ws.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
 	c.pushed = 0
-	kind, in, err := c.ws.NextReader()
+	kind, in, err := ws.NextReader()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -100,6 +107,67 @@ func (c *conn) readOther() (raw *[]byte, kind int, err error) {
 			return nil, 0, err
 		}
 	}
+}
+
+// gorilla is gorilla/websocket on this connection. It is half a kilobyte, which
+// most connections never need, so it is made when it is, and gone when the
+// connection parks. There is one way to make one: to upgrade a request, here one
+// that is always the same.
+func (c *conn) gorilla() (*websocket.Conn, error) {
+	if c.in.ws != nil {
+		return c.in.ws, nil
+	}
+	kept := *c.in.br // Upgrade resets it: see there
+	c.in.br.Reset(nil)
+	l := &late{Conn: c.wire.Conn, conn: c}
+	ws, err := c.relay.upgrader.Upgrade(l, upgradeAgain, nil)
+	*c.in.br = kept
+	if err != nil {
+		return nil, err
+	}
+	l.upgraded = true
+	ws.SetReadLimit(frame.MaxFrame)
+	ws.SetPingHandler(func(data string) error { return c.onControl(websocket.PongMessage, []byte(data)) })
+	ws.SetPongHandler(func(string) error { return c.onControl(0, nil) })
+	ws.SetCloseHandler(c.onClosed)
+	c.in.ws = ws
+	return ws, nil
+}
+
+var upgradeAgain = &http.Request{Method: http.MethodGet, Header: http.Header{
+	"Connection": {"upgrade"}, "Upgrade": {"websocket"},
+	"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
+}}
+
+// late is what gorilla/websocket takes for a new connection. The client was
+// answered long ago.
+type late struct {
+	net.Conn
+	http.ResponseWriter // nil: Upgrade would need it for an error that cannot be
+	conn                *conn
+	upgraded            bool
+}
+
+// Hijack implements http.Hijacker.
+func (l *late) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return l, bufio.NewReadWriter(l.conn.in.br, bufio.NewWriterSize(nil, 256)), nil
+}
+
+// Write implements net.Conn. What gorilla/websocket still says after our own close
+// frame, nobody is to hear.
+func (l *late) Write(b []byte) (int, error) {
+	if !l.upgraded || l.conn.hasEnded() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
+}
+
+// SetDeadline implements net.Conn.
+func (l *late) SetDeadline(t time.Time) error {
+	if !l.upgraded {
+		return nil
+	}
+	return l.Conn.SetDeadline(t)
 }
 
 // peek is bufio's, in the midst of a message.

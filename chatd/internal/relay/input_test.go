@@ -73,8 +73,8 @@ func alone(t testing.TB) *Relay {
 func taped(t testing.TB, r *Relay, in io.Reader) *conn {
 	t.Helper()
 	c := newConn(r, time.Now())
-	c.ws = upgrade(t, &r.upgrader, hijacker{server{httptest.NewRecorder(), tape{in: in}}, c})
-	c.ws.SetReadLimit(frame.MaxFrame)
+	upgrade(t, &r.upgrader, hijacker{server{httptest.NewRecorder(), tape{in: in}}, c})
+	c.in.br.Reset(c.in)
 	c.wire.release(frame.Hello{})
 	return c
 }
@@ -98,8 +98,13 @@ func upgrade(t testing.TB, u *websocket.Upgrader, w http.ResponseWriter) *websoc
 func ours(t testing.TB, r *Relay, stream []byte) (heard []string, why Reason) {
 	c := taped(t, r, bytes.NewReader(stream))
 	note := func(kind int, data string) { heard = append(heard, fmt.Sprintf("%d %x", kind, data)) }
-	c.ws.SetPingHandler(func(data string) error { note(websocket.PingMessage, data); return nil })
-	c.ws.SetPongHandler(func(data string) error { note(websocket.PongMessage, data); return nil })
+	c.in.br.Peek(1) // it may be made at any time, with much in the buffer
+	ws, err := c.gorilla()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.SetPingHandler(func(data string) error { note(websocket.PingMessage, data); return nil })
+	ws.SetPongHandler(func(data string) error { note(websocket.PongMessage, data); return nil })
 	for {
 		raw, kind, err := c.read()
 		if err != nil {

@@ -292,5 +292,8 @@ func (o *outbox) write(out []byte, most time.Duration) error {
 // to answer: closing at once could discard it together with what is unread.
 func (o *outbox) writeClose() error {
 	text := websocket.FormatCloseMessage(o.status.CloseCode(), o.status.String())
-	return o.conn.ws.WriteControl(websocket.CloseMessage, text, time.Now().Add(o.conn.relay.closeGrace))
+	conn := o.conn.wire.Conn
+	conn.SetWriteDeadline(time.Now().Add(o.conn.relay.closeGrace))
+	_, err := conn.Write(appendMessage(nil, websocket.CloseMessage, text))
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -52,70 +51,80 @@ const (
 // what comes with it. Larger ones are read past it.
 const readBuffer = 512
 
-// readers holds read buffers.
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readBuffer) }}
+// inputs holds those of connections that read.
+var inputs = sync.Pool{New: func() any { return newInput(readBuffer) }}
 
-// firstReaders holds those of connections that have not parked yet: AUTH, with its
+// firstInputs holds those of connections that have not parked yet: AUTH, with its
 // ticket, is read at once.
-var firstReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2*readBuffer) }}
+var firstInputs = sync.Pool{New: func() any { return newInput(2 * readBuffer) }}
 
-// input is where a connection reads. gorilla/websocket knows the address of br
-// for good, so buffers come and go inside of it.
+// input is where a connection reads, and what only a reader needs: a parked
+// connection has none.
 type input struct {
-	br     bufio.Reader
-	pooled *bufio.Reader // whose buffer br uses; nil: br has none
-	ahead  *[]byte       // of encoded: what the poller has read already; nil: nothing
+	br    *bufio.Reader   // reads from the input itself
+	conn  net.Conn        // below br
+	ahead *[]byte         // of encoded: what the poller has read already; nil: nothing
+	ws    *websocket.Conn // reads from br; nil: nothing has needed it
 }
 
-// source is what a connection's input reads from.
-type source conn
+func newInput(size int) *input {
+	i := new(input)
+	i.br = bufio.NewReaderSize(i, size)
+	return i
+}
 
 // Read implements io.Reader.
-func (s *source) Read(b []byte) (int, error) {
-	ahead := s.in.ahead
-	if ahead == nil {
-		return s.wire.Conn.Read(b)
+func (i *input) Read(b []byte) (int, error) {
+	if i.ahead == nil {
+		return i.conn.Read(b)
 	}
-	n := copy(b, *ahead)
-	if *ahead = (*ahead)[:copy(*ahead, (*ahead)[n:])]; len(*ahead) == 0 {
-		encoded.Put(ahead)
-		s.in.ahead = nil
+	n := copy(b, *i.ahead)
+	if *i.ahead = (*i.ahead)[:copy(*i.ahead, (*i.ahead)[n:])]; len(*i.ahead) == 0 {
+		encoded.Put(i.ahead)
+		i.ahead = nil
 	}
 	return n, nil
 }
 
 // prepend puts what was read already in front of what is read next.
-func (i *input) prepend(b []byte) {
+func (c *conn) prepend(b []byte) {
 	if len(b) > 0 {
-		i.ahead = encoded.Get().(*[]byte)
-		*i.ahead = append((*i.ahead)[:0], b...)
+		c.attach()
+		c.in.ahead = encoded.Get().(*[]byte)
+		*c.in.ahead = append((*c.in.ahead)[:0], b...)
 	}
 }
 
-func (i *input) attach(conn io.Reader) {
-	if i.pooled == nil {
-		i.pooled = readers.Get().(*bufio.Reader)
-		i.pooled.Reset(conn)
-		i.br = *i.pooled
+// attach gives the connection an input, if it has none.
+func (c *conn) attach() {
+	if c.in == nil {
+		c.in = inputs.Get().(*input)
+		c.in.conn = c.wire.Conn
 	}
 }
 
 // attachFirst is attach for a connection whose AUTH is still to come.
-func (i *input) attachFirst(conn io.Reader) {
-	i.pooled = firstReaders.Get().(*bufio.Reader)
-	i.pooled.Reset(conn)
-	i.br = *i.pooled
+func (c *conn) attachFirst() {
+	c.in = firstInputs.Get().(*input)
+	c.in.conn = c.wire.Conn
 }
 
-func (i *input) release() {
-	if i.pooled != nil {
-		i.pooled.Reset(nil)
-		if i.pooled.Size() > readBuffer {
-			firstReaders.Put(i.pooled)
-		} else {
-			readers.Put(i.pooled)
-		}
-		i.br, i.pooled = bufio.Reader{}, nil
+// detach gives the input back. No other connection ever gets ws.
+func (c *conn) detach() {
+	i := c.in
+	if i == nil {
+		return
+	}
+	c.in = nil
+	if i.ahead != nil {
+		encoded.Put(i.ahead)
+	}
+	i.conn, i.ahead, i.ws = nil, nil, nil
+	i.br.Reset(i)
+	if i.br.Size() > readBuffer {
+		firstInputs.Put(i)
+	} else {
+		inputs.Put(i)
 	}
 }
 
@@ -140,8 +149,8 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if c.relay.poller != nil {
 		c.raw = rawConn(raw)
 	}
-	c.in.attachFirst((*source)(c))
-	return &c.wire, bufio.NewReadWriter(&c.in.br, brw.Writer), nil
+	c.attachFirst()
+	return &c.wire, bufio.NewReadWriter(c.in.br, brw.Writer), nil
 }
 
 // wire is the client's connection, TLS if there is any, below WebSocket. Until
@@ -220,7 +229,7 @@ func (c *conn) await() error {
 func (c *conn) state() (ended, idle bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ended, c.identity != nil && c.idleLocked() && c.relay.poller != nil && c.raw != nil
+	return c.ended, c.identity != nil && c.idleLocked() && c.raw != nil
 }
 
 // tooLate says that the client had its time to answer our close frame, or can
@@ -268,12 +277,12 @@ func (c *conn) park() bool {
 	if c.ended {
 		return false
 	}
-	c.in.release()
+	c.detach()
 	// Before watch: whoever resumes it waits for c.mu.
 	c.parked, c.calm = true, roused
 	if err := r.poller.watch(c); err != nil {
 		c.parked, c.calm = false, restless
-		c.in.attach((*source)(c))
+		c.attach()
 		return false
 	}
 	r.parked.Add(1)

@@ -153,7 +153,7 @@ func (c *conn) onEvent(in *nowait, bytes bool) {
 	}
 	b, ok := in.readFrom(c.raw)
 	if !ok || len(b) == len(in.b) || !onlyControls(b) {
-		c.in.prepend(b)
+		c.prepend(b)
 		c.resumeLocked()
 		c.mu.Unlock()
 		return

@@ -135,7 +135,7 @@ func New(cfg Config, parts Parts) *Relay {
 	r.upgrader = websocket.Upgrader{
 		ReadBufferSize:  0, // use hijacker's
 		WriteBufferSize: 256,
-		WriteBufferPool: new(sync.Pool), // for close frames only: see outbox
+		WriteBufferPool: new(sync.Pool), // for its close frames only: see outbox
 		CheckOrigin:     r.originAllowed,
 		Error:           func(w http.ResponseWriter, _ *http.Request, status int, _ error) { problem(w, status) },
 	}
