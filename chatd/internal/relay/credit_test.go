@@ -143,6 +143,29 @@ func TestWhatEndsTheWaitForCredit(t *testing.T) {
 	}
 }
 
+// Where clients ping often, a vault has less time: the client's reader hears no ping
+// while it waits, and must not be taken for silent.
+func TestCreditIsAwaitedForTwoPingsAtMost(t *testing.T) {
+	const ping = 20 * time.Millisecond
+	h, vault := unlimited(t, func(s *setup) { s.cfg.Ping = ping })
+	if h.relay.creditTimeout >= 5*ping/2 {
+		t.Errorf("%v is waited for credit, and a client is silent after %v", h.relay.creditTimeout, 5*ping/2)
+	}
+	c := h.phone("alice")
+	s, other := c.Open(1, "x"), c.Open(2, "x")
+	vault.Starve(s)
+	for i := range uint32(frame.Window + 1) {
+		c.Send(frame.Data{Session: s, Sequence: i, Payload: []byte("mute")})
+	}
+	if f := chatdtest.Expect[frame.Close](c); f.Session != s || f.Status != frame.NoVault {
+		t.Errorf("%+v", f)
+	}
+	if r := chatdtest.Expect[frame.Refuse](c); r.Status != frame.NoSession || r.Session != s {
+		t.Errorf("%+v", r)
+	}
+	c.Echo(other, 1, "the connection lives on")
+}
+
 // A vault that ignores the window of a session loses that session and no other.
 func TestAVaultBeyondItsWindow(t *testing.T) {
 	for name, breakIt := range map[string]func(h *house, v *chatdtest.VaultSession, s frame.SessionID){
