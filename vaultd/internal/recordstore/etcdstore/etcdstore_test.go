@@ -65,22 +65,11 @@ func TestStore(t *testing.T) {
 }
 
 func suite(t *testing.T, cluster *etcdcluster.Cluster) {
-	made := make(map[recordstore.Store]etcdstore.Options)
-	storetest.Run(t, storetest.Maker{
-		New: func(t *testing.T) recordstore.Store {
-			o := fresh(cluster)
-			s := open(t, o)
-			o.Create = false
-			made[s] = o
-			return s
-		},
-		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
-			if err := old.Close(); err != nil {
-				t.Fatal(err)
-			}
-			s := open(t, made[old])
-			made[s] = made[old]
-			return s
-		},
-	})
+	storetest.Run(t, storetest.Lasting(func(t *testing.T) func(*testing.T, bool) recordstore.Store {
+		o := fresh(cluster)
+		return func(t *testing.T, create bool) recordstore.Store {
+			o.Create = create
+			return open(t, o)
+		}
+	}))
 }

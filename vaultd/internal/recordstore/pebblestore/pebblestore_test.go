@@ -35,23 +35,12 @@ func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
 }
 
 func TestStore(t *testing.T) {
-	dirs := make(map[recordstore.Store]string)
-	storetest.Run(t, storetest.Maker{
-		New: func(t *testing.T) recordstore.Store {
-			dir := t.TempDir()
-			s := open(t, dir, pebblestore.Options{Create: true})
-			dirs[s] = dir
-			return s
-		},
-		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
-			if err := old.Close(); err != nil {
-				t.Fatal(err)
-			}
-			s := open(t, dirs[old], pebblestore.Options{})
-			dirs[s] = dirs[old]
-			return s
-		},
-	})
+	storetest.Run(t, storetest.Lasting(func(t *testing.T) func(*testing.T, bool) recordstore.Store {
+		dir := t.TempDir()
+		return func(t *testing.T, create bool) recordstore.Store {
+			return open(t, dir, pebblestore.Options{Create: create})
+		}
+	}))
 }
 
 func TestMissingStoreIsNotCreatedUnasked(t *testing.T) {

@@ -21,6 +21,30 @@ type Maker struct {
 	Reopen func(t *testing.T, s recordstore.Store) recordstore.Store
 }
 
+// Lasting is the Maker of a store that outlives its process. place takes a new
+// place for one and returns what opens the store there; create says that there
+// is none yet.
+func Lasting(place func(t *testing.T) (open func(t *testing.T, create bool) recordstore.Store)) Maker {
+	places := make(map[recordstore.Store]func(*testing.T, bool) recordstore.Store)
+	return Maker{
+		New: func(t *testing.T) recordstore.Store {
+			open := place(t)
+			s := open(t, true)
+			places[s] = open
+			return s
+		},
+		Reopen: func(t *testing.T, old recordstore.Store) recordstore.Store {
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			open := places[old]
+			s := open(t, false)
+			places[s] = open
+			return s
+		},
+	}
+}
+
 // Run runs the suite.
 func Run(t *testing.T, m Maker) {
 	tests := []struct {
