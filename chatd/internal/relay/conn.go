@@ -56,8 +56,8 @@ type conn struct {
 	// nil while empty: most connections have no session
 	streams  map[*uplink.Link]uplink.Stream
 	sessions map[frame.SessionID]*attachment
-	pending  map[uint32]pending
-	room     chan struct{} // wakes a reader that waits for credit; nil: none ever did
+	pending  map[uint32]pending // by the tag that the vault was told
+	room     chan struct{}      // wakes a reader that waits for credit; nil: none ever did
 
 	seat seat // guarded by the relay's mu
 }
@@ -79,9 +79,13 @@ func (id *identity) whose() ratelimit.Who {
 	return ratelimit.Who{Issuer: id.issuer, Account: id.account}
 }
 
-// pending is an OPEN or ATTACH that the vault has not answered.
+// pending is an OPEN or ATTACH that the vault has not answered. It went there
+// under a tag of the relay's own, one after the other for all connections: the
+// client may use its tags again, and an answer that comes when nobody waits for it
+// any more must not be taken for that of another.
 type pending struct {
 	kind    frame.Type
+	tag     uint32          // the client's
 	session frame.SessionID // of ATTACH
 	stream  uplink.Stream
 	since   time.Time
@@ -217,9 +221,9 @@ func (c *conn) onFrame(raw []byte) {
 	case frame.Auth:
 		c.onAuth(f)
 	case frame.Open:
-		c.onOpen(f, raw)
+		c.onOpen(f)
 	case frame.Attach:
-		c.onAttach(f, raw)
+		c.onAttach(f)
 	case frame.Close:
 		c.onClose(f, raw)
 	default: // what only the relay says
@@ -348,7 +352,7 @@ func (c *conn) cleanUp() {
 		c.relay.release(s, c)
 	}
 	for _, s := range streams {
-		s.Leave(heir{c.relay, id})
+		s.Leave(c.heir(id))
 	}
 	c.relay.leave(c)
 	c.detach()

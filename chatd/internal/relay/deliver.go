@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"weak"
 
 	"github.com/gorilla/websocket"
 
@@ -26,11 +27,11 @@ func (c *conn) Deliver(l *uplink.Link, raw []byte) error {
 	}
 	switch f := f.(type) {
 	case frame.Attach:
-		return c.deliverAttach(l, f, raw)
+		return c.deliverAttach(l, f)
 	case frame.Close:
 		c.deliverClose(l, f.Session, raw)
 	case frame.Refuse:
-		c.deliverRefuse(l, f, raw)
+		c.deliverRefuse(l, f)
 	case frame.Notice:
 		c.relay.ringEverywhere(c.who(), c)
 	default:
@@ -84,7 +85,7 @@ func (c *conn) forward(raw []byte) {
 
 // deliverAttach binds a session to the connection. The newest wins: the
 // connection that had it is told.
-func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
+func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach) error {
 	if a.Session.Node() != l.Node() {
 		return errForeignSession
 	}
@@ -92,8 +93,9 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
 	stream, joined := c.streams[l]
 	p, asked := c.pending[a.Tag]
 	if !joined || !asked || p.stream != stream || p.kind == frame.TAttach && p.session != a.Session {
+		wanted := c.wantsLocked(a.Session)
 		c.mu.Unlock()
-		if joined {
+		if joined && !wanted {
 			// Answered too late, or never asked for: nobody would use it.
 			stream.SendNow(frame.Close{Session: a.Session, Status: frame.SessionEnded})
 		}
@@ -107,13 +109,21 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach, raw []byte) error {
 	before := c.relay.claim(a.Session, c)
 	c.mu.Unlock()
 	c.relay.Counts.Add("sessions_attached")
-	c.forward(raw)
+	a.Tag = p.tag
+	c.sendFrame(a)
 	if before != nil && before != c {
 		// Only what came over this link before: what another one brings may be newer,
 		// and there the vault says itself who was replaced.
 		before.lose(l, a.Session, frame.Replaced)
 	}
 	return nil
+}
+
+// wantsLocked says whether the session is attached here, or the vault was asked to
+// attach it.
+func (c *conn) wantsLocked(id frame.SessionID) bool {
+	_, attaching := c.waitingLocked(frame.Refuse{Refused: frame.TAttach, Session: id})
+	return attaching || c.sessions[id] != nil
 }
 
 // lose takes a session that is attached by this very link off the connection and
@@ -146,7 +156,7 @@ func (c *conn) deliverClose(l *uplink.Link, id frame.SessionID, raw []byte) {
 }
 
 // deliverRefuse carries a refusal of something that this connection asked.
-func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse, raw []byte) {
+func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse) {
 	c.relay.Counts.Add("vault_refused_" + knownStatus(f.Status))
 	if f.Refused == frame.TOpen || f.Refused == frame.TAttach {
 		c.mu.Lock()
@@ -157,7 +167,8 @@ func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse, raw []byte) {
 		}
 		c.mu.Unlock()
 		if asked {
-			c.forward(raw)
+			f.Tag = p.tag
+			c.sendFrame(f)
 			c.settle()
 		}
 		return
@@ -168,7 +179,7 @@ func (c *conn) deliverRefuse(l *uplink.Link, f frame.Refuse, raw []byte) {
 	if f.Status == frame.NoSession || f.Status == frame.SessionEnded {
 		c.unbindFrom(l, f.Session)
 	}
-	c.forward(raw)
+	c.sendFrame(f)
 	c.settle()
 }
 
@@ -195,7 +206,7 @@ func (c *conn) Lost(l *uplink.Link) {
 	for tag, p := range c.pending {
 		if p.stream.Link() == l {
 			delete(c.pending, tag)
-			refused = append(refused, frame.Refuse{Refused: p.kind, Tag: tag, Session: p.session})
+			refused = append(refused, frame.Refuse{Refused: p.kind, Tag: p.tag, Session: p.session})
 		}
 	}
 	c.mu.Unlock()
@@ -208,18 +219,25 @@ func (c *conn) Lost(l *uplink.Link) {
 	c.settle()
 }
 
-// heir takes what a vault node still says to a connection that has gone: the
-// doorbell of an operation whose client left before it had ended must ring on
-// the account's other devices all the same (A19).
+// heir takes what a vault node still says on a stream that a connection has left:
+// the doorbell of an operation whose client left before it had ended must ring on
+// the account's other devices all the same (A19). It is remembered for minutes, so
+// it does not hold the connection.
 type heir struct {
 	relay *Relay
 	id    *identity
+	from  weak.Pointer[conn]
 }
+
+func (c *conn) heir(id *identity) heir { return heir{c.relay, id, weak.Make(c)} }
 
 // Deliver implements uplink.Peer.
 func (h heir) Deliver(_ *uplink.Link, raw []byte) error {
-	if frame.Type(raw[0]) == frame.TNotice {
-		h.relay.ringEverywhere(h.id, nil)
+	switch frame.Type(raw[0]) {
+	case frame.TNotice:
+		h.relay.ringEverywhere(h.id, h.from.Value())
+	case frame.TData:
+		h.relay.Counts.Add("dropped_not_attached")
 	}
 	return nil
 }

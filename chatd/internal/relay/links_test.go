@@ -143,11 +143,12 @@ func TestOneLinkDoesNotSpeakForTheOther(t *testing.T) {
 		t.Fatal("both are on one link")
 	}
 	// The vault answers on bob's link, late, that he had alice's session before her.
-	if _, err := conns[o].expect(links[o], frame.Refuse{Refused: frame.TAttach, Tag: 9, Session: s}); err != nil {
+	_, tag, err := conns[o].expect(links[o], frame.Refuse{Refused: frame.TAttach, Tag: 9, Session: s})
+	if err != nil {
 		t.Fatal(err)
 	}
 	bobs, _ := vault.Session(o)
-	bobs.Link.Send(bobs.Number, frame.Attach{Tag: 9, Session: s})
+	bobs.Link.Send(bobs.Number, frame.Attach{Tag: tag, Session: s})
 	chatdtest.Expect[frame.Attach](b)
 	bobs.Link.Send(bobs.Number, frame.Close{Session: s, Status: frame.Replaced})
 	if f := chatdtest.Expect[frame.Close](b); f.Session != s || f.Status != frame.Replaced {

@@ -100,9 +100,10 @@ type Relay struct {
 
 	settings atomic.Pointer[settings]
 	traffic  traffic
-	parked   atomic.Int64 // connections
-	queued   atomic.Int64 // bytes that wait to be written to clients
-	places   atomic.Int64 // connections, those on their way in included
+	parked   atomic.Int64  // connections
+	queued   atomic.Int64  // bytes that wait to be written to clients
+	places   atomic.Int64  // connections, those on their way in included
+	asked    atomic.Uint32 // the last tag of an OPEN or ATTACH to a vault
 
 	mu       sync.Mutex // guards what follows; never held while a conn's mu is taken
 	conns    map[*conn]struct{}

@@ -25,7 +25,7 @@ const SessionsPerConnection = "SessionsPerConnection"
 
 // onOpen asks a random vault node for a new session, on the link that has the
 // fewest clients.
-func (c *conn) onOpen(o frame.Open, raw []byte) {
+func (c *conn) onOpen(o frame.Open) {
 	r := c.relay
 	refusal := frame.Refuse{Refused: frame.TOpen, Tag: o.Tag}
 	if !c.mayBegin(&refusal) {
@@ -44,11 +44,11 @@ func (c *conn) onOpen(o frame.Open, raw []byte) {
 		c.refuse(l)
 		return
 	}
-	c.begin(link, refusal, raw)
+	c.begin(link, refusal, o.Payload)
 }
 
 // onAttach asks the session's own node to continue it on this connection.
-func (c *conn) onAttach(a frame.Attach, raw []byte) {
+func (c *conn) onAttach(a frame.Attach) {
 	refusal := frame.Refuse{Refused: frame.TAttach, Tag: a.Tag, Session: a.Session}
 	if wait := c.spend(&c.attachesTAT, ratelimit.AttachesPerConnection); wait > 0 {
 		l := limited(frame.TAttach, ratelimit.AttachesPerConnection, wait)
@@ -62,7 +62,7 @@ func (c *conn) onAttach(a frame.Attach, raw []byte) {
 	link := c.findLink(a.Session)
 	switch {
 	case link != nil:
-		c.begin(link, refusal, raw)
+		c.begin(link, refusal, nil)
 	case c.relay.Vaults.Over(a.Session.Node()):
 		// No use in waiting for a node that has restarted.
 		refusal.Status = frame.NoSession
@@ -110,8 +110,7 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 			delete(c.pending, tag)
 		}
 	}
-	_, taken := c.pending[refusal.Tag]
-	attaching := refusal.Refused == frame.TAttach && c.attachingLocked(refusal.Session)
+	taken, attaching := c.waitingLocked(*refusal)
 	_, attached := c.sessions[refusal.Session]
 	switch {
 	case c.expiredLocked():
@@ -133,40 +132,43 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 	return true
 }
 
-// attachingLocked says whether the vault was asked to attach the session here and
-// has not answered: between two answers nobody could say which frame counts from
-// which of them on.
-func (c *conn) attachingLocked(id frame.SessionID) bool {
+// waitingLocked says whether an unanswered OPEN or ATTACH of the client has the tag
+// of this one, and whether the vault was asked to attach this session here and has
+// not answered: between two answers nobody could say which frame counts from which
+// of them on.
+func (c *conn) waitingLocked(refusal frame.Refuse) (taken, attaching bool) {
 	for _, p := range c.pending {
-		if p.kind == frame.TAttach && p.session == id {
-			return true
-		}
+		taken = taken || p.tag == refusal.Tag
+		attaching = attaching || refusal.Refused == frame.TAttach && p.kind == frame.TAttach && p.session == refusal.Session
 	}
-	return false
+	return taken, attaching
 }
 
-// begin sends the OPEN or ATTACH that refusal would refuse.
-func (c *conn) begin(link *uplink.Link, refusal frame.Refuse, raw []byte) {
-	stream, err := c.expect(link, refusal)
+// begin sends the OPEN, with its payload, or ATTACH that refusal would refuse.
+func (c *conn) begin(link *uplink.Link, refusal frame.Refuse, payload []byte) {
+	stream, tag, err := c.expect(link, refusal)
 	if err != nil {
 		c.refuseNoVault(refusal)
 		return
 	}
+	var f frame.Frame = frame.Attach{Tag: tag, Session: refusal.Session}
+	if refusal.Refused == frame.TOpen {
+		f = frame.Open{Tag: tag, Payload: payload}
+	}
 	// If the link is lost now, Lost finds the pending entry and refuses.
-	stream.Send(raw)
+	stream.Send(f.Append(nil))
 }
 
-// expect notes that the vault node will answer, on the connection's stream on
-// the link; it makes one if need be. Both at once: a stream on which nothing is
-// expected may be left at any time.
-func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (uplink.Stream, error) {
+// expect notes that the vault node will answer under this tag, on the connection's
+// stream on the link; it makes one if need be. Both at once: a stream on which
+// nothing is expected may be left at any time.
+func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (stream uplink.Stream, tag uint32, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stream, joined := c.streams[link]
 	if !joined {
-		var err error
 		if stream, err = link.Join(c, c.identity.peer); err != nil {
-			return stream, err
+			return stream, 0, err
 		}
 		if c.streams == nil {
 			c.streams = map[*uplink.Link]uplink.Stream{}
@@ -181,8 +183,11 @@ func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (uplink.Stream, e
 		// begins the count of its windows anew, on both sides.
 		c.unbindLocked(refusal.Session)
 	}
-	c.pending[refusal.Tag] = pending{kind: refusal.Refused, session: refusal.Session, stream: stream, since: c.relay.Clock.Now()}
-	return stream, nil
+	tag = c.relay.asked.Add(1)
+	c.pending[tag] = pending{
+		kind: refusal.Refused, tag: refusal.Tag, session: refusal.Session, stream: stream, since: c.relay.Clock.Now(),
+	}
+	return stream, tag, nil
 }
 
 func (c *conn) refuseNoVault(refusal frame.Refuse) {

@@ -2,8 +2,10 @@ package relay
 
 import (
 	"crypto/sha256"
+	"runtime"
 	"testing"
 	"time"
+	"weak"
 
 	"chatvault/chatd/internal/chatdtest"
 	"chatvault/chatd/internal/ratelimit"
@@ -245,6 +247,43 @@ func TestATagThatIsTaken(t *testing.T) {
 	c.Echo(s, 1, "x")
 }
 
+// An answer that comes too late is not that to another request, though the client
+// has used its tag again.
+func TestALateAnswerAnswersNothingElse(t *testing.T) {
+	h, vault := simple(t, nil)
+	c := h.phone("alice")
+	here := c.Open(1, "x")
+	session, _ := vault.Session(here)
+	open := func() (tag uint32) { // the one that the vault sees
+		c.Send(frame.Open{Tag: 2, Payload: []byte("mute")})
+		vault.Await("OPEN", func(s *chatdtest.VaultState) bool {
+			o, seen := s.Frames[len(s.Frames)-1].(frame.Open)
+			if seen = seen && string(o.Payload) == "mute"; seen {
+				tag, s.Frames = o.Tag, []frame.Frame{frame.Notice{}}
+			}
+			return seen
+		})
+		return tag
+	}
+	late, inTime := here, here
+	late[19]++
+	inTime[18]++
+	first := open()
+	h.clock.Advance(answerTimeout)
+	second := open()
+	session.Link.Send(session.Number, frame.Attach{Tag: first, Session: late})
+	session.Link.Send(session.Number, frame.Attach{Tag: second, Session: inTime})
+	if a := chatdtest.Expect[frame.Attach](c); a.Tag != 2 || a.Session != inTime {
+		t.Errorf("%+v, want session %x", a, inTime)
+	}
+	vault.Await("the late one's end", func(s *chatdtest.VaultState) bool {
+		return s.Count(func(f frame.Frame) bool { c, ok := f.(frame.Close); return ok && c.Session == late }) == 1
+	})
+	// Nor does it end what is attached here since.
+	session.Link.Send(session.Number, frame.Attach{Tag: first, Session: here})
+	c.Echo(here, 1, "untouched")
+}
+
 func TestOpensPerAccount(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
 		s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}
@@ -320,6 +359,33 @@ func TestDoorbells(t *testing.T) {
 	session, _ := vault.Session(s)
 	acting.WS.NetConn().Close()
 	vault.Await("the connection is gone", func(v *chatdtest.VaultState) bool { return v.Sessions[s].Link == nil })
+	session.Link.Send(session.Number, frame.Notice{})
+	chatdtest.Expect[frame.Notice](watching)
+}
+
+// What is remembered of a connection that has gone, for the doorbell of what it did
+// last, is not the connection.
+func TestADeadConnectionHoldsNoMemory(t *testing.T) {
+	h, vault := simple(t, nil)
+	watching := h.phone("alice")
+	c := h.phone("alice")
+	s := c.Open(1, "x")
+	session, _ := vault.Session(s)
+	c.Send(frame.Close{Session: s})
+	vault.Await("the stream is left", func(v *chatdtest.VaultState) bool {
+		return v.Count(func(f frame.Frame) bool { return f.Type() == frame.TUplinkGone }) == 1
+	})
+	c.Open(2, "and cut off in the midst of a session")
+	var dead weak.Pointer[conn]
+	for _, c := range h.relay.all() {
+		c.mu.Lock()
+		if len(c.sessions) == 1 {
+			dead = weak.Make(c)
+		}
+		c.mu.Unlock()
+	}
+	c.WS.NetConn().Close()
+	poll(t, "it is collected", func() bool { runtime.GC(); return dead.Value() == nil })
 	session.Link.Send(session.Number, frame.Notice{})
 	chatdtest.Expect[frame.Notice](watching)
 }

@@ -63,7 +63,8 @@ func echoVault(listener net.Listener, node frame.NodeID) {
 				out = frame.AppendRawEnvelope(out, number, credit)
 			}
 		case frame.TOpen:
-			out = frame.AppendEnvelope(out, number, frame.Attach{Tag: 1, Session: steadySession(node)})
+			f, _ := frame.Parse(raw)
+			out = frame.AppendEnvelope(out, number, frame.Attach{Tag: f.(frame.Open).Tag, Session: steadySession(node)})
 		case frame.TUplinkPing:
 			out = frame.AppendEnvelope(out, 0, frame.UplinkPong{})
 		}

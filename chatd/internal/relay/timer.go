@@ -117,13 +117,14 @@ func (c *conn) settle() {
 	if idle {
 		c.streams, c.sessions, c.pending = nil, nil, nil
 	}
-	why, over := ticketExpired, c.identity != nil && c.expiredLocked()
+	id := c.identity
+	why, over := ticketExpired, id != nil && c.expiredLocked()
 	if c.drains {
 		why, over = draining, true
 	}
 	c.mu.Unlock()
 	for _, stream := range left {
-		stream.Leave(c) // the doorbell of its last operation may still come
+		stream.Leave(c.heir(id)) // the doorbell of its last operation may still come
 	}
 	if idle && over {
 		c.end(why)
