@@ -120,6 +120,34 @@ func (s samples) wrong(expr string) (all []string) {
 	return all
 }
 
+var named = regexp.MustCompile(`\{\{\s*(?:\$labels\.)?([a-z_]+)\s*\}\}`)
+var aggregation = regexp.MustCompile(`\b(?:sum|min|max|avg|count)\b`)
+
+// lacks says which labels a text names, as {{label}} in a legend or
+// {{ $labels.label }} in an alert, that what the expression yields has not.
+func (s samples) lacks(expr, text string) (all []string) {
+	has := map[string]bool{}
+	for _, m := range grouping.FindAllStringSubmatch(expr, -1) {
+		for _, label := range strings.Split(m[1], ",") {
+			has[strings.TrimSpace(label)] = true
+		}
+	}
+	if !aggregation.MatchString(expr) {
+		has["instance"], has["job"] = true, true
+		for _, m := range selector.FindAllStringSubmatch(expr, -1) {
+			for label := range s[m[1]] {
+				has[label] = true
+			}
+		}
+	}
+	for _, m := range named.FindAllStringSubmatch(text, -1) {
+		if !has[m[1]] {
+			all = append(all, m[1])
+		}
+	}
+	return all
+}
+
 type panel struct {
 	ID      int    `json:"id"`
 	Type    string `json:"type"`
@@ -128,7 +156,8 @@ type panel struct {
 		H, W, X, Y int
 	} `json:"gridPos"`
 	Targets []struct {
-		Expr string `json:"expr"`
+		Expr   string `json:"expr"`
+		Legend string `json:"legendFormat"`
 	} `json:"targets"`
 }
 
@@ -166,6 +195,9 @@ func TestDashboardsShowWhatIsThere(t *testing.T) {
 				}
 				for _, w := range have.wrong(target.Expr) {
 					t.Errorf("%s: %s: %s in %s", file, p.Title, w, target.Expr)
+				}
+				if l := have.lacks(target.Expr, target.Legend); l != nil {
+					t.Errorf("%s: %s: the legend names %v, which %s has not", file, p.Title, l, target.Expr)
 				}
 			}
 		}
@@ -216,6 +248,9 @@ func testAlerts(t *testing.T, have samples) {
 			for _, w := range have.wrong(r.Expr) {
 				t.Errorf("%s: %s", r.Alert, w)
 			}
+			if l := have.lacks(r.Expr, r.Annotations["summary"]); l != nil {
+				t.Errorf("%s: the summary names %v, which the alert has not", r.Alert, l)
+			}
 			if s := r.Labels["severity"]; s != "page" && s != "ticket" || r.Annotations["summary"] == "" {
 				t.Errorf("%s: severity %q, summary %q", r.Alert, s, r.Annotations["summary"])
 			}
@@ -246,6 +281,16 @@ func TestWrongExpressionsAreFound(t *testing.T) {
 	} {
 		if got := strings.Join(have.wrong(expr), "; "); got != want {
 			t.Errorf("%s: %q, want %q", expr, got, want)
+		}
+	}
+	for _, c := range []struct{ expr, text, want string }{
+		{`chatd_uplinks`, "{{state}} {{instance}}", ""},
+		{`chatd_uplinks > 0`, "{{ $labels.op }}: {{ $value | humanize }}", "op"},
+		{`sum by (op) (rate(vaultd_ops_total[5m]))`, "{{op}} {{code}}", "code"},
+		{`sum(rate(vaultd_ops_total[5m]))`, "{{op}} of {{instance}}", "op instance"},
+	} {
+		if got := strings.Join(have.lacks(c.expr, c.text), " "); got != c.want {
+			t.Errorf("%s, %s: %q, want %q", c.expr, c.text, got, c.want)
 		}
 	}
 }
