@@ -122,8 +122,11 @@ func ThumbprintOf(pub []byte) (Thumbprint, error) {
 // thumbprint hashes the JWK with its required members in lexicographic order
 // and no white space (RFC 7638 §3.2 and §3.3).
 func thumbprint(pub []byte) Thumbprint {
-	x, y := strict64.EncodeToString(pub[1:33]), strict64.EncodeToString(pub[33:65])
-	return sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + x + `","y":"` + y + `"}`))
+	b := append(make([]byte, 0, 160), `{"crv":"P-256","kty":"EC","x":"`...)
+	b = strict64.AppendEncode(b, pub[1:33])
+	b = append(b, `","y":"`...)
+	b = strict64.AppendEncode(b, pub[33:65])
+	return sha256.Sum256(append(b, `"}`...))
 }
 
 // parsePublic takes 04 ‖ x ‖ y on the curve and nothing else: neither the

@@ -89,7 +89,7 @@ func vaultAuth(fleet string, h, ticketHash [32]byte) ([32]byte, bool) {
 }
 
 func proofDigest(label string, fields ...[]byte) [32]byte {
-	b := appendLP(nil, []byte(label))
+	b := appendLP(make([]byte, 0, 256), []byte(label))
 	for _, f := range fields {
 		b = appendLP(b, f)
 	}

@@ -12,11 +12,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/json"
 )
 
 func TestMintedTicketsVerify(t *testing.T) {
@@ -356,4 +358,52 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
 		}
 	})
+}
+
+// The header that is kept is that of its own spelling and of nothing else, and one
+// that is not good is not kept.
+func TestTheKeptHeaderIsNobodyElses(t *testing.T) {
+	good := []Header{{"ES256", Type, "a"}, {"ES256", Type, "b"}, {"EdDSA", Type, ""}}
+	bad := []Header{{"none", Type, "a"}, {"ES256", "JWT", "a"}}
+	spell := func(h Header) string {
+		b := `{"alg":"` + h.Algorithm + `","typ":"` + h.Type + `"`
+		if h.KeyID != "" {
+			b += `,"kid":"` + h.KeyID + `"`
+		}
+		return strict64.EncodeToString([]byte(b+"}")) + "." + strict64.EncodeToString([]byte(`{"sub":"s"}`)) + ".AAAA"
+	}
+	for range 2 {
+		for _, h := range slices.Concat(good, bad, good) {
+			for range 2 {
+				if got, err := parse(spell(h)); err != nil || got.header != h {
+					t.Errorf("%+v became %+v, %v", h, got.header, err)
+				}
+			}
+		}
+	}
+	parse(spell(good[0]))
+	for _, h := range bad {
+		parse(spell(h))
+		if kept := lastHeader.Load(); kept.header != good[0] || !strings.HasPrefix(spell(good[0]), kept.text+".") {
+			t.Errorf("after %+v, %+v is kept", h, kept)
+		}
+	}
+}
+
+// A string that is read without package json means what it means there.
+func TestPlainStringsAreJSON(t *testing.T) {
+	plain := 0
+	for _, text := range []string{`""`, `"a"`, `"fleet-1.example"`, `"a b"`, `"\u0061"`, `"a\"b"`, `"\\"`, `"ä"`, "\"a\x7f\"", "\"a\nb\"", `"`, ``, `a`, `["a"]`, `"a" `, `"a"b"`} {
+		got, ok := plainString([]byte(text))
+		var want string
+		if err := json.Unmarshal([]byte(text), &want); ok && (err != nil || got != want) {
+			t.Errorf("%s: %q, json has %q, %v", text, got, want, err)
+		}
+		if ok {
+			plain++
+		}
+	}
+	if plain != 4 {
+		t.Errorf("%d were read, want 4", plain)
+	}
 }

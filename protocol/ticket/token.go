@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -60,31 +61,55 @@ func parse(ticket string) (token, error) {
 	if len(ticket) > MaxSize {
 		return token{}, ErrMalformed
 	}
-	parts := strings.Split(ticket, ".")
-	if len(parts) != 3 {
+	header, rest, _ := strings.Cut(ticket, ".")
+	payload, signature, three := strings.Cut(rest, ".")
+	// Go's decoder skips line breaks wherever they stand.
+	if !three || strings.ContainsAny(ticket, "\r\n") {
 		return token{}, ErrMalformed
-	}
-	var decoded [3][]byte
-	for i, part := range parts {
-		// Go's decoder skips line breaks wherever they stand.
-		if strings.ContainsAny(part, "\r\n") {
-			return token{}, ErrMalformed
-		}
-		b, err := strict64.DecodeString(part)
-		if err != nil || i < 2 && !utf8.Valid(b) {
-			return token{}, ErrMalformed
-		}
-		decoded[i] = b
 	}
 	tok := token{raw: ticket}
 	var err error
-	if tok.header, err = parseHeader(decoded[0]); err != nil {
+	if tok.header, err = headerOf(header); err != nil {
 		return token{}, err
 	}
-	if tok.claims, err = parseClaims(decoded[1]); err != nil {
+	claims, err := strict64.DecodeString(payload)
+	if err != nil || !utf8.Valid(claims) {
+		return token{}, ErrMalformed
+	}
+	// A further dot is no letter of base64url.
+	if _, err := strict64.DecodeString(signature); err != nil {
+		return token{}, ErrMalformed
+	}
+	if tok.claims, err = parseClaims(claims); err != nil {
 		return token{}, err
 	}
 	return tok, nil
+}
+
+// lastHeader is the good header that was read last: the tickets of an issuer all
+// have the same one.
+var lastHeader atomic.Pointer[spelledHeader]
+
+// spelledHeader is a header with its spelling in a ticket.
+type spelledHeader struct {
+	text   string
+	header Header
+}
+
+// headerOf reads the first part of a ticket.
+func headerOf(text string) (Header, error) {
+	if last := lastHeader.Load(); last != nil && last.text == text {
+		return last.header, nil
+	}
+	b, err := strict64.DecodeString(text)
+	if err != nil || !utf8.Valid(b) {
+		return Header{}, ErrMalformed
+	}
+	h, err := parseHeader(b)
+	if err == nil && h.Check() == nil {
+		lastHeader.Store(&spelledHeader{strings.Clone(text), h})
+	}
+	return h, err
 }
 
 // parseHeader knows three members. The others of RFC 7515 bring keys, URLs or
@@ -132,6 +157,10 @@ type wireDevice struct {
 type audience []string
 
 func (a *audience) UnmarshalJSON(b []byte) error {
+	if one, ok := plainString(b); ok {
+		*a = audience{one}
+		return nil
+	}
 	var one string
 	if err := json.Unmarshal(b, &one); err == nil {
 		*a = audience{one}
@@ -143,6 +172,20 @@ func (a *audience) UnmarshalJSON(b []byte) error {
 	}
 	*a = many
 	return nil
+}
+
+// plainString reads a JSON string that stands for itself: ASCII without escapes.
+func plainString(b []byte) (s string, ok bool) {
+	if len(b) < 2 || b[0] != '"' || b[len(b)-1] != '"' {
+		return "", false
+	}
+	b = b[1 : len(b)-1]
+	for _, c := range b {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return "", false
+		}
+	}
+	return string(b), true
 }
 
 func (a audience) MarshalJSON() ([]byte, error) {
