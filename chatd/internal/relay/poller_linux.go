@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -73,13 +72,16 @@ func (p *poller) add(c *conn, fd int32) error {
 	for int(fd) >= len(p.parked) {
 		p.parked = append(p.parked, make([]*conn, max(64, len(p.parked)))...)
 	}
-	p.parked[fd], c.fd = c, fd
-	// What is there already counts as new.
-	err := p.control(syscall.EPOLL_CTL_MOD, fd, readable|over|edge)
-	if errors.Is(err, syscall.ENOENT) {
-		err = p.control(syscall.EPOLL_CTL_ADD, fd, readable|over|edge)
+	op := syscall.EPOLL_CTL_MOD
+	if c.fd == 0 { // it was not here yet
+		op = syscall.EPOLL_CTL_ADD
 	}
-	return err
+	// What is there already counts as new.
+	if err := p.control(op, fd, readable|over|edge); err != nil {
+		return err
+	}
+	p.parked[fd], c.fd = c, fd
+	return nil
 }
 
 func (p *poller) control(op int, fd int32, events uint32) error {
