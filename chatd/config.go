@@ -76,7 +76,7 @@ type Config struct {
 	RedisSentinelUser         string `placeholder:"NAME" help:"ACL user at the sentinels."`
 	RedisSentinelPasswordFile string `placeholder:"FILE" help:"File with the password of the sentinels, mode 0600."`
 	// RedisCA signs the certificates of Redis; the system's authorities do when
-	// it is empty. Sentinels and clusters tell the addresses of servers: the
+	// it is empty. What changes in the file takes a restart. Sentinels and clusters tell the addresses of servers: the
 	// certificates must be for those. RedisCert and RedisKey are for a Redis
 	// that wants certificates of its clients; both or none, read again at SIGHUP.
 	RedisCA   string `name:"redis-ca" placeholder:"FILE" help:"Authority of Redis' certificates, PEM; the system's if empty."`
@@ -92,7 +92,7 @@ type Config struct {
 	// at SIGHUP.
 	NoticeWebhookKeyFile string `placeholder:"FILE" help:"File with the key that signs them, whsec_… as of Standard Webhooks, mode 0600."`
 	// NoticeWebhookCA is wanted when no authority of the system signs the
-	// backend's certificate.
+	// backend's certificate. What changes in the file takes a restart.
 	NoticeWebhookCA string `name:"notice-webhook-ca" placeholder:"FILE" help:"Authority of the backend's certificate, PEM; the system's if empty."`
 	// NoticeWebhookIssuer says whose accounts are told there, when there are
 	// several issuers: no app may learn of another one's people.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,6 +51,15 @@ func (p *plan) checkNotices() (err error) {
 	}
 	p.notices = n
 	return nil
+}
+
+// noticeRoots are the authorities of the certificate of the app's backend; nil:
+// the system's, or nobody is told.
+func (p *plan) noticeRoots() *x509.CertPool {
+	if p.notices == nil {
+		return nil
+	}
+	return p.notices.Roots
 }
 
 func (p *plan) noticeIssuer() (string, error) {

@@ -88,6 +88,15 @@ func (p *plan) redisTLS() (*tls.Config, error) {
 	return c, nil
 }
 
+// redisRoots are the authorities of Redis' certificates; nil: the system's, or
+// no TLS.
+func (p *plan) redisRoots() *x509.CertPool {
+	if p.redis.Config == nil {
+		return nil
+	}
+	return p.redis.Config.RootCAs
+}
+
 // sameRedis says whether two plans differ at most in how chatd shows itself to
 // one and the same Redis.
 func (p *plan) sameRedis(next *plan) bool {

@@ -114,6 +114,10 @@ func ignored(old, next *plan) []string {
 			same = old.sameRedis(next)
 		case "RedisSentinelPasswordFile": // go-redis asks for this one only once
 			same = same && old.redis.SentinelPassword == next.redis.SentinelPassword
+		case "RedisCA": // those who dial hold on to their authorities
+			same = same && old.redisRoots().Equal(next.redisRoots())
+		case "NoticeWebhookCA":
+			same = same && old.noticeRoots().Equal(next.noticeRoots())
 		}
 		if !same && !reloaded[name] {
 			names = append(names, name)

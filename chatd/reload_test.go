@@ -158,3 +158,29 @@ func TestTheWebhookKeysAreReadAgain(t *testing.T) {
 	r.takes()
 	signed(two)
 }
+
+// TestOtherAuthoritiesWaitForARestart, and are named, although no setting changes
+// but what is in their files.
+func TestOtherAuthoritiesWaitForARestart(t *testing.T) {
+	s := newSite(t)
+	s.settings["admin"] = "127.0.0.1:0"
+	s.app(webhookKey("one"))
+	authority := func(name string, of *chatdtest.PKI) string {
+		b, err := os.ReadFile(of.CAFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.file(name, b, 0o644)
+	}
+	s.settings["redis"] = "rediss://127.0.0.1:1" // nobody is there, which is no error
+	s.settings["redis-ca"] = authority("redis-ca", s.pki)
+	s.settings["notice-webhook-ca"] = authority("notice-ca", s.pki)
+	r, other := &reloads{program: s.serve()}, chatdtest.NewPKI(t)
+	r.takes()
+	authority("redis-ca", other)
+	r.takes("RedisCA")
+	authority("notice-ca", other)
+	r.takes("RedisCA", "NoticeWebhookCA")
+	authority("redis-ca", s.pki)
+	r.takes("NoticeWebhookCA")
+}
