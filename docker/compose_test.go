@@ -28,9 +28,10 @@ type compose struct {
 
 type service struct {
 	Build *struct {
-		Context    string `yaml:"context"`
-		Dockerfile string `yaml:"dockerfile"`
-		Target     string `yaml:"target"`
+		Context    string            `yaml:"context"`
+		Dockerfile string            `yaml:"dockerfile"`
+		Target     string            `yaml:"target"`
+		Args       map[string]string `yaml:"args"`
 	} `yaml:"build"`
 	Image      string   `yaml:"image"`
 	Entrypoint []string `yaml:"entrypoint"`
@@ -122,6 +123,14 @@ func checkImage(t *testing.T, name string, s service) {
 		t.Errorf("%s: build context %s is not the repository", name, s.Build.Context)
 	}
 	stages := parseDockerfile(t, filepath.Join(root, s.Build.Dockerfile))
+	for _, arg := range stages[0].args {
+		if s.Build.Args[arg] != "${"+arg+":-}" {
+			t.Errorf("%s: the build's %s is %q", name, arg, s.Build.Args[arg])
+		}
+	}
+	if len(s.Build.Args) != len(stages[0].args) {
+		t.Errorf("%s: builds with %v, want %v", name, s.Build.Args, stages[0].args)
+	}
 	target := stages[len(stages)-1]
 	if s.Build.Target != "" {
 		i := slices.IndexFunc(stages, func(st stage) bool { return st.name == s.Build.Target })

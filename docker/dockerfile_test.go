@@ -7,12 +7,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"chatvault/protocol/cmdline"
 )
 
 // stage is one FROM of a Dockerfile and what follows it.
 type stage struct {
 	base, name string
 	env        map[string]string
+	args       []string
 	copies     []copied
 	runs       []string
 	user       string
@@ -49,6 +52,8 @@ func parseDockerfile(t *testing.T, file string) []stage {
 		case "ENV":
 			name, value, _ := strings.Cut(rest, "=")
 			s.env[name] = value
+		case "ARG":
+			s.args = append(s.args, rest)
 		case "USER":
 			s.user = rest
 		case "ENTRYPOINT":
@@ -92,7 +97,7 @@ func TestAllDockerfilesAreTested(t *testing.T) {
 
 // TestDockerfilesBuild makes the build context of each Dockerfile, with nothing
 // in it but what COPY brings and the .dockerignore lets through, and runs its
-// go build for real.
+// go build for real. The program that comes out names the commit it is of.
 func TestDockerfilesBuild(t *testing.T) {
 	for _, file := range dockerfiles {
 		t.Run(file, func(t *testing.T) {
@@ -108,7 +113,10 @@ func TestDockerfilesBuild(t *testing.T) {
 					continue // go mod download needs the network
 				}
 				cmd := exec.Command("sh", "-ec", strings.ReplaceAll(line, "/out", out))
-				cmd.Dir = src
+				cmd.Dir, cmd.Env = src, os.Environ()
+				for _, arg := range build.args {
+					cmd.Env = append(cmd.Env, arg+"="+commit)
+				}
 				if said, err := cmd.CombinedOutput(); err != nil {
 					t.Fatalf("%s: %v\n%s", line, err, said)
 				}
@@ -129,15 +137,29 @@ func TestDockerfilesBuild(t *testing.T) {
 	}
 }
 
+// commit is that of the images that are built here.
+var commit = strings.Repeat("c0", 20)
+
+// checkVersion asks a program of which commit it is.
+func checkVersion(t *testing.T, program string) {
+	t.Helper()
+	said, err := exec.Command(program, "version", "--json").Output()
+	var v cmdline.Version
+	if err == nil {
+		err = json.Unmarshal(said, &v)
+	}
+	if err != nil || v.Revision != commit {
+		t.Errorf("%s is of %q: %v", program, said, err)
+	}
+}
+
 // checkStage looks whether a final image has what it starts, and not as root.
 func checkStage(t *testing.T, s stage, out string) {
 	t.Helper()
 	program := ""
 	for _, c := range s.copies {
 		if name, ours := strings.CutPrefix(c.source, "/out/"); ours {
-			if _, err := os.Stat(filepath.Join(out, name)); err != nil {
-				t.Errorf("stage %q: %v", s.name, err)
-			}
+			checkVersion(t, filepath.Join(out, name))
 			program = c.target
 		}
 	}

@@ -1,15 +1,18 @@
 # vaultd on glibc, because a PKCS#11 module is a shared library. Build from the
 # repository's root; without --target you get the image for a real HSM, into
 # which you put the vendor's module:
-#   docker build -f docker/vaultd.Dockerfile --target vaultd -t chatvault/vaultd .
-#   docker build -f docker/vaultd.Dockerfile --target dev -t chatvault/vaultd-dev .
+#   COMMIT=$(git describe --always --dirty --abbrev=40 --exclude='*')
+#   docker build --build-arg COMMIT=$COMMIT -f docker/vaultd.Dockerfile --target vaultd -t chatvault/vaultd .
+#   docker build --build-arg COMMIT=$COMMIT -f docker/vaultd.Dockerfile --target dev -t chatvault/vaultd-dev .
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY protocol protocol
 COPY vaultd vaultd
-RUN CGO_ENABLED=1 go build -trimpath -o /out/vaultd ./vaultd
+# What "vaultd version" names: .git is not in here.
+ARG COMMIT
+RUN CGO_ENABLED=1 go build -trimpath -ldflags "-X chatvault/protocol/cmdline.commit=$COMMIT" -o /out/vaultd ./vaultd
 
 # With SoftHSM, whose keys are files: for trying out, never for anybody's backup.
 FROM debian:bookworm-slim AS dev
