@@ -13,7 +13,7 @@ import (
 
 const (
 	backoffFirst = 200 * time.Millisecond
-	backoffMost  = 5 * time.Second
+	backoffMost  = 2 * time.Second
 	// stable is how long a link must have lived for its loss to count as the
 	// first failure.
 	stable = 10 * time.Second
