@@ -54,6 +54,7 @@ type setup struct {
 	frameTimeout time.Duration // 0: as in production
 	headTimeout  time.Duration // 0: as in production
 	tls          bool
+	listener     func(net.Listener) net.Listener // nil: as it is
 	// tickets, if set, stands in for the issuer's verifier.
 	tickets *ticket.Verifier
 	unheard func(ticket.Account)
@@ -126,6 +127,9 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 		h.url, h.dialer = "wss://"+addr, &websocket.Dialer{TLSClientConfig: &tls.Config{RootCAs: pki.Pool()}}
 	}
 	h.front = NewFront(h.relay, secure)
+	if s.listener != nil {
+		listener = s.listener(listener)
+	}
 	go h.front.Serve(listener)
 	h.run(pool, directory)
 	for range s.vaults {

@@ -227,6 +227,7 @@ func (w *writer) loop() {
 	for {
 		o.mu.Lock()
 		if o.broken || len(w.pending) == 0 && !o.closing {
+			o.conn.wire.noHurry()
 			o.doneLocked()
 			o.mu.Unlock()
 			return

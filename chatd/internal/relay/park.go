@@ -186,10 +186,20 @@ func (w *wire) release(f frame.Frame) (size int, err error) {
 	size = len(b) - at - 2
 	b[at], b[at+1] = 0x80|websocket.BinaryMessage, byte(size)
 	_, err = w.Conn.Write(b)
+	w.noHurry()
 	*w.held = b
 	encoded.Put(w.held)
 	w.held = nil
 	return size, err
+}
+
+// noHurry takes the deadline of a write away that is over. By TLS the reader writes
+// too, when the client asks for new keys; a deadline that has passed would break the
+// connection for good. Who does not take that answer is cut off as silent.
+func (w *wire) noHurry() {
+	if _, secure := w.Conn.(*tls.Conn); secure {
+		w.Conn.SetWriteDeadline(time.Time{})
+	}
 }
 
 var (
