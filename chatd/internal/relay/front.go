@@ -165,7 +165,7 @@ func (f *Front) first(raw, nc net.Conn, metered bool) *conn {
 	switch first, err := h.in.Peek(len(upgrades)); {
 	case err != nil:
 		nc.Close()
-	case string(first) == upgrades:
+	case asksForUpgrade(first):
 		return f.upgrade(nc, h, metered)
 	default:
 		raw.SetDeadline(time.Time{})
@@ -188,8 +188,13 @@ func growStack() byte {
 // nothing keeps the compiler from seeing which byte growStack reads.
 var nothing string
 
-// upgrades is how the request for an upgrade begins.
+// upgrades is how the request for an upgrade begins; a query follows, or nothing.
 const upgrades = "GET " + frame.Path + " "
+
+func asksForUpgrade(b []byte) bool {
+	last := len(upgrades) - 1
+	return string(b[:last]) == upgrades[:last] && (b[last] == ' ' || b[last] == '?')
+}
 
 // secure does the TLS handshake, if there is to be one. Its cryptography stands
 // behind the limits of the address, unless that is a proxy's, and behind a gate:

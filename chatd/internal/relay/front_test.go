@@ -65,6 +65,8 @@ func TestTheFirstRequestIsReadStrictly(t *testing.T) {
 		"another method":     {strings.Replace(good, "GET", "POST", 1), http.StatusMethodNotAllowed},
 		"another path":       {strings.Replace(good, frame.Path, "/v2/ws", 1), http.StatusNotFound},
 		"the bundle":         {"GET " + frame.FleetPath + " HTTP/1.1\r\nHost: relay\r\n\r\n", http.StatusOK},
+		"a query":            {strings.Replace(good, frame.Path, frame.Path+"?x=y", 1), http.StatusSwitchingProtocols},
+		"a longer path":      {strings.Replace(good, frame.Path, frame.Path+"x", 1), http.StatusNotFound},
 		"the whole URL":      {strings.Replace(good, frame.Path, "http://relay"+frame.Path, 1), http.StatusSwitchingProtocols},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -143,6 +143,9 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil || brw.Reader.Buffered() > 0 {
 		return raw, brw, err
 	}
+	if r, ok := raw.(*resumed); ok && (r.in == nil || r.in.Buffered() == 0) {
+		raw = r.Conn // net/http has read all that Front had
+	}
 	c := h.conn
 	c.wire = wire{Conn: raw, held: encoded.Get().(*[]byte)}
 	*c.wire.held = (*c.wire.held)[:0]

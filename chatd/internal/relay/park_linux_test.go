@@ -1,8 +1,11 @@
 package relay
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/tls"
 	"io"
+	"net/http"
 	"runtime/metrics"
 	"slices"
 	"strings"
@@ -89,6 +92,31 @@ func TestWhoHasNoSessionParksSooner(t *testing.T) {
 	poll(t, "one parks, the other does not", func() bool { l := h.relay.Load(); return l.Parked == 1 && l.Active == 1 })
 	busy.Send(frame.Close{Session: s})
 	h.atRest(2)
+}
+
+// However a client words its request, it costs no more than others.
+func TestEveryRequestLineLeadsToParking(t *testing.T) {
+	for name, target := range map[string]string{"a query": frame.Path + "?x=y", "the whole URL": "http://relay" + frame.Path} {
+		for _, secure := range []bool{false, true} {
+			h, _ := simple(t, func(s *setup) { s.tls = secure })
+			conn := h.raw()
+			if secure {
+				conn = tls.Client(conn, h.clientTLS())
+			}
+			io.WriteString(conn, strings.Replace(upgradeRequest(""), frame.Path, target, 1))
+			in := bufio.NewReader(conn)
+			if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatalf("%s: %v, %v", name, resp, err)
+			}
+			in.Discard(len(appendMessage(nil, websocket.BinaryMessage, frame.Hello{}.Append(nil))))
+			h.atRest(1)
+			conn.Write(clientFrame(0x89, []byte("ping")))
+			want := appendMessage(nil, websocket.PongMessage, []byte("ping"))
+			if got, err := in.Peek(len(want)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %x, %v", name, got, err)
+			}
+		}
+	}
 }
 
 // goroutinesOf is how many goroutines the process starts while f runs.
