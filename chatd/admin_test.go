@@ -37,7 +37,7 @@ func (p *program) get(path string) (int, string) {
 func (p *program) hasMetric(lines ...string) {
 	p.t.Helper()
 	missing := lines
-	for deadline := time.Now().Add(10 * time.Second); len(missing) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); len(missing) > 0 && time.Now().Before(deadline); {
 		_, body := p.get("/metrics")
 		missing = slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return strings.Contains(body, "\n"+line+"\n") })
 	}

@@ -140,7 +140,7 @@ func (p *program) exited() int {
 	p.t.Helper()
 	select {
 	case <-p.over:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		p.t.Fatalf("chatd does not end:\n%s", p.text())
 	}
 	return p.cmd.ProcessState.ExitCode()

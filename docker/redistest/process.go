@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Process is one redis-server, or one sentinel. It keeps nothing on disk
 // but its part in a cluster.

@@ -102,6 +102,20 @@ func Sentinels(t testing.TB) *Site {
 	return s
 }
 
+// Steady has nobody take over any more, for tests that kill nothing: on a busy
+// machine a server may well be silent for a second.
+func (s *Site) Steady(t testing.TB) {
+	t.Helper()
+	for _, p := range s.Sentinels {
+		p.Do(t, "SENTINEL", "SET", masterName, "down-after-milliseconds", 600_000)
+	}
+	for _, p := range s.Servers {
+		if len(s.Sentinels) == 0 && len(s.Servers) > 1 {
+			p.Do(t, "CONFIG", "SET", "cluster-node-timeout", 600_000)
+		}
+	}
+}
+
 const slots = 16384
 
 // Cluster starts three masters, and a replica of the first one.

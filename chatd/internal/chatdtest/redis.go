@@ -21,7 +21,7 @@ import (
 // Every suite about Redis runs over all of them. The real ones are shared by the
 // tests of a package, whose TestMain calls StopRedises.
 var Redises = map[string]func(testing.TB) redis.UniversalClient{
-	"embedded": func(t testing.TB) redis.UniversalClient { return connect(t, redisconn.Options{}) },
+	"embedded": func(t testing.TB) redis.UniversalClient { return connect(t, redisconn.Options{Timeout: patience}) },
 	"redis-server": func(t testing.TB) redis.UniversalClient {
 		return shared(t, "redis-server", func() *redistest.Site { return redistest.Single(t, "") })
 	},
@@ -45,6 +45,7 @@ func shared(t testing.TB, name string, start func() *redistest.Site) redis.Unive
 	defer sites.Unlock()
 	if sites.byName[name] == nil {
 		s := start()
+		s.Steady(t)
 		if sites.byName == nil {
 			sites.byName = map[string]*redistest.Site{}
 		}
@@ -68,14 +69,15 @@ func StopRedises() {
 // RedisSite is one Redis of any kind, as real processes.
 type RedisSite struct{ *redistest.Site }
 
-// Client connects to it as chatd does.
+// Client connects to it as chatd does, but waits longer: a busy machine is no
+// fault of Redis.
 func (s RedisSite) Client(t testing.TB) redis.UniversalClient {
 	t.Helper()
 	a, err := redisconn.Parse(s.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return connect(t, redisconn.Options{Address: a, Login: redisconn.NewLogin(a.User, s.Password)})
+	return connect(t, redisconn.Options{Address: a, Login: redisconn.NewLogin(a.User, s.Password), Timeout: patience})
 }
 
 func connect(t testing.TB, o redisconn.Options) redis.UniversalClient {

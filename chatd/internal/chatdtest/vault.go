@@ -155,7 +155,7 @@ func (v *Vault) Broadcast(number uint32, f frame.Frame) {
 // the state.
 func (v *Vault) Await(what string, ok func(s *VaultState) bool) {
 	v.t.Helper()
-	late := time.AfterFunc(20*time.Second, func() {
+	late := time.AfterFunc(patience, func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.changed.Broadcast()

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// askFor bounds one question to the shared Spender.
+	// askFor is FailOpen.Wait where nothing else is set.
 	askFor = 250 * time.Millisecond
 	// restFor is how long it is not asked after it failed, so that a slow
 	// Redis costs one caller a second its time, not every caller.
@@ -23,6 +23,9 @@ type FailOpen struct {
 	local  *Local
 	clock  clock.Clock
 	change func(err error)
+	// Wait bounds one question to the shared Spender, 250 ms from NewFailOpen.
+	// It is set before the first one.
+	Wait time.Duration
 
 	mu     sync.Mutex
 	failed bool
@@ -32,11 +35,11 @@ type FailOpen struct {
 // NewFailOpen returns a FailOpen. change is called with an error when shared
 // begins to fail, and with nil when it answers again.
 func NewFailOpen(shared Spender, local *Local, c clock.Clock, change func(error)) *FailOpen {
-	return &FailOpen{shared: shared, local: local, clock: c, change: change}
+	return &FailOpen{shared: shared, local: local, clock: c, change: change, Wait: askFor}
 }
 
 // SpendAll takes all steps at once, and says what the strictest limit says. It
-// waits for the shared Spender 250 ms at most.
+// waits for the shared Spender no longer than Wait.
 func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {
 	return f.SpendAlong(ctx, nil, steps...)
 }
@@ -45,7 +48,7 @@ func (f *FailOpen) SpendAll(ctx context.Context, steps ...Step) Decision {
 // trip. along is not called when there is none.
 func (f *FailOpen) SpendAlong(ctx context.Context, along Along, steps ...Step) Decision {
 	if f.shared != nil && !f.resting() {
-		ctx, cancel := context.WithTimeout(ctx, askFor)
+		ctx, cancel := context.WithTimeout(ctx, f.Wait)
 		all, err := f.ask(ctx, along, steps)
 		cancel()
 		f.note(err)

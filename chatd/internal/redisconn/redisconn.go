@@ -20,8 +20,8 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// timeout bounds one dialling and one answer.
-const timeout = time.Second
+// defaultTimeout is Options.Timeout where none is given.
+const defaultTimeout = time.Second
 
 // buffer is the size of each of a connection's two buffers, in bytes. go-redis'
 // 32 KiB, and 128 KiB for pipelines, are for much longer ones than those of a
@@ -41,6 +41,8 @@ type Options struct {
 	// server must have a certificate for the address by which it is dialled,
 	// and sentinels and clusters tell the addresses of servers themselves.
 	Config *tls.Config
+	// Timeout bounds one dialling and one answer; 0: a second.
+	Timeout time.Duration
 	// Watch is told of what happens; its functions may be nil.
 	Watch Watch
 }
@@ -56,6 +58,9 @@ type Watch struct {
 // Connect returns a client. It never fails and never waits. stop closes it.
 func Connect(o Options) (client redis.UniversalClient, stop func()) {
 	silence()
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
 	if !o.TLS {
 		o.Config = nil
 	}
@@ -118,7 +123,7 @@ func (o Options) single() *redis.Options {
 		Network: "tcp", CredentialsProvider: o.Login.get, DB: o.DB, TLSConfig: o.Config,
 		// Without it go-redis ignores the deadlines of contexts.
 		ContextTimeoutEnabled: true,
-		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
+		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
@@ -137,7 +142,7 @@ func (o Options) sentinel() *redis.FailoverOptions {
 		SentinelUsername: o.SentinelUser, SentinelPassword: o.SentinelPassword,
 		CredentialsProvider: o.Login.get, DB: o.DB, TLSConfig: o.Config,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
+		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 	}
@@ -151,9 +156,9 @@ func (o Options) cluster() *redis.ClusterOptions {
 	return &redis.ClusterOptions{
 		Addrs: o.Hosts, CredentialsProvider: o.Login.get, TLSConfig: o.Config,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
+		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		// A node that died sends nobody elsewhere: the map is asked for.
-		ClusterStateReloadInterval: timeout,
+		ClusterStateReloadInterval: defaultTimeout,
 		MaxRedirects:               redirects, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		ReadBufferSize: buffer, WriteBufferSize: buffer, PipelineReadBufferSize: buffer, PipelineWriteBufferSize: buffer,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

@@ -29,7 +29,7 @@ func (h *house) raw() net.Conn {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return conn
 }
 
@@ -184,7 +184,7 @@ func (s *stopAfterHello) Read([]byte) (int, error) { return 0, io.EOF }
 // A full gate lets nobody wait for ever, neither for TLS nor for AUTH.
 func TestFullGates(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
-		s.tls, s.headTimeout, s.cfg.AuthTimeout = true, time.Second, 100*time.Millisecond
+		s.tls, s.headTimeout, s.cfg.AuthTimeout = true, 3*time.Second, 100*time.Millisecond
 	})
 	device := chatdtest.NewDevice(t)
 	c := h.dial()

@@ -83,7 +83,7 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	if err != nil {
 		t.Fatal(err)
 	}
-	directory := route.New(route.Options{Client: s.redis, Clock: s.clock, Change: func(error) {}, Count: func(string) {}})
+	directory := route.New(route.Options{Client: s.redis, Clock: s.clock, Change: func(error) {}, Count: func(string) {}, Wait: time.Minute})
 	var addrs []string
 	for _, v := range s.vaults {
 		addrs = append(addrs, v.Addr)
@@ -99,9 +99,12 @@ func newHouse(t testing.TB, pki *chatdtest.PKI, issuer *chatdtest.Issuer, change
 	if s.redis != nil {
 		shared = ratelimit.NewRedis(s.redis)
 	}
+	limits := ratelimit.NewFailOpen(shared, local, s.clock, func(error) {})
+	// The clock stands still: a Redis that was slow once would never be asked again.
+	limits.Wait = time.Minute
 	h.relay = New(s.cfg, Parts{
 		Tickets: s.tickets, Vaults: pool, Directory: directory,
-		Shared: ratelimit.NewFailOpen(shared, local, s.clock, func(error) {}), Local: local,
+		Shared: limits, Local: local,
 		Clock: s.clock, Wheel: turning(t, s.clock), Log: log, Counts: new(count.Set), Unheard: s.unheard,
 	})
 	h.relay.parkAfter, h.relay.parkIdle = s.parkAfter, s.parkAfter

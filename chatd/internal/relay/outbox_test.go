@@ -23,7 +23,7 @@ func TestWhatIsDroppedEndsWithAWholeFrame(t *testing.T) {
 	}
 	o.closeLocked(frame.SlowConsumer, true)
 	o.mu.Unlock()
-	phone.SetReadDeadline(time.Now().Add(20 * time.Second))
+	phone.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
 		_, b, err := phone.ReadMessage()
 		if err == nil && len(b) == len(body) {

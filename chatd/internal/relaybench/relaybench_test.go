@@ -129,10 +129,10 @@ func TestTheClockOfAProcessIsItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for begin := time.Now(); time.Since(begin) < 50*time.Millisecond; { // we work, it does not
+	for begin := time.Now(); time.Since(begin) < 500*time.Millisecond; { // we work, it does not
 		bytes.Repeat([]byte{1}, 1024)
 	}
-	if after, err := p.cpu(); err != nil || after-before > 10*time.Millisecond {
+	if after, err := p.cpu(); err != nil || after-before > 100*time.Millisecond {
 		t.Errorf("a process that sleeps spent %v, %v", after-before, err)
 	}
 	if rss, err := p.rss(); err != nil || rss < 4096 {

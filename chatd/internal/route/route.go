@@ -36,17 +36,16 @@ import (
 )
 
 const (
-	nodeKeep  = 90 * time.Second // how long Redis keeps nodes and the relay's mark
-	beat      = 5 * time.Second  // how often they are told again
-	keep      = 10 * time.Minute // how long it keeps presence
-	refresh   = 3 * time.Minute  // how often that is told again
-	restFor   = time.Second      // how long a Redis that failed is left alone
-	askFor    = 250 * time.Millisecond
-	tellFor   = 2 * time.Second
-	batch     = 500   // bounds one pipeline
-	maxRings  = 4096  // bounds the notices that wait for one
-	maxGone   = 65536 // bounds the ends that wait for one
-	maxRelays = 64    // bounds the relays that are rung for one notice
+	nodeKeep  = 90 * time.Second       // how long Redis keeps nodes and the relay's mark
+	beat      = 5 * time.Second        // how often they are told again
+	keep      = 10 * time.Minute       // how long it keeps presence
+	refresh   = 3 * time.Minute        // how often that is told again
+	restFor   = time.Second            // how long a Redis that failed is left alone
+	askFor    = 250 * time.Millisecond // what Options.Wait is where none is given
+	batch     = 500                    // bounds one pipeline
+	maxRings  = 4096                   // bounds the notices that wait for one
+	maxGone   = 65536                  // bounds the ends that wait for one
+	maxRelays = 64                     // bounds the relays that are rung for one notice
 )
 
 // Account names an account: SHA-256 of lp(issuer name) ‖ lp(sub).
@@ -85,6 +84,9 @@ type Options struct {
 	Change func(error)
 	// Count counts under names of a closed set; see metrics.
 	Count func(name string)
+	// Wait bounds what a caller waits for Redis; 0: 250 ms. Telling Redis, in the
+	// background, may take eight times as long.
+	Wait time.Duration
 }
 
 // Directory tells Redis what this relay knows, and asks it what others told.
@@ -127,6 +129,9 @@ func New(o Options) *Directory {
 	var id [8]byte
 	rand.Read(id[:])
 	_, sharded := o.Client.(*redis.ClusterClient)
+	if o.Wait == 0 {
+		o.Wait = askFor
+	}
 	return &Directory{
 		Options: o, sharded: sharded, self: hex.EncodeToString(id[:]),
 		wake: make(chan struct{}, 1), deaf: make(chan struct{}, 1),
@@ -201,12 +206,12 @@ func (d *Directory) update(f func()) {
 	}
 }
 
-// FindNode asks where other relays reach the node, 250 ms at most.
+// FindNode asks where other relays reach the node. It waits no longer than Wait.
 func (d *Directory) FindNode(ctx context.Context, n frame.NodeID) (addr string, ok bool) {
 	if d.Client == nil || d.resting() {
 		return "", false
 	}
-	ctx, cancel := context.WithTimeout(ctx, askFor)
+	ctx, cancel := context.WithTimeout(ctx, d.Wait)
 	defer cancel()
 	addr, err := d.Client.Get(ctx, nodeKey(n)).Result()
 	if err == redis.Nil {
@@ -231,6 +236,9 @@ func (d *Directory) resting() bool {
 	defer d.mu.Unlock()
 	return d.Clock.Now().Before(d.restTo)
 }
+
+// tellFor bounds one telling.
+func (d *Directory) tellFor() time.Duration { return 8 * d.Wait }
 
 // note tells of a change between failing and answering, and lets a failing
 // Redis rest for a second.

@@ -43,7 +43,7 @@ func (r relay) unheard(t *testing.T, a Account, from Device) {
 	r.Notify(a, from, func() { close(posted) })
 	select {
 	case <-posted:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody heard it, and nobody is told so")
 	}
 }
@@ -193,7 +193,7 @@ func TestPresenceOfADeadRelayLapsesAndALiveOneIsToldAgain(t *testing.T) {
 		listening(t, r)
 		r.enter(t, alice, phone)
 		chatdtest.Await(t, "the dead one has lapsed", func() bool {
-			fake.Advance(beat)
+			beats(fake)
 			for field, value := range presence(t, c, alice) {
 				if relay, _, lapses, ok := parseField(field, value); ok && relay == r.self && lapses < fake.Now().UnixMilli() {
 					t.Errorf("the living one lapsed at %v", fake.Now())

@@ -174,7 +174,7 @@ func (d *Directory) tell(ctx context.Context, heard Heard) bool {
 		if t.empty() {
 			return true
 		}
-		within, cancel := context.WithTimeout(ctx, tellFor)
+		within, cancel := context.WithTimeout(ctx, d.tellFor())
 		err := t.exec(within, heard)
 		cancel()
 		d.note(err)
@@ -204,7 +204,7 @@ func (d *Directory) withdraw(heard Heard) {
 	defer cancel()
 	d.tell(ctx, heard)
 	if !d.resting() {
-		within, cancel := context.WithTimeout(ctx, tellFor)
+		within, cancel := context.WithTimeout(ctx, d.tellFor())
 		defer cancel()
 		d.Client.Del(within, relayKey(d.self))
 	}

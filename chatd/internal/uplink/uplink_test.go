@@ -68,7 +68,7 @@ func (f *fixture) start(change func(*Config)) {
 // reason waits until an uplink is said to be down, and returns why.
 func (f *fixture) reason() error {
 	f.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		select {
 		case r := <-f.logs:
