@@ -132,7 +132,7 @@ func (w *world) connect() *chatd {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { conn.NetConn().Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return &chatd{w.t, conn, bufio.NewReader(conn), make([]byte, frame.MaxFrame), map[frame.SessionID]*frame.ReceiveWindow{}}
 }
 

@@ -67,6 +67,7 @@ func TestStore(t *testing.T) {
 func suite(t *testing.T, cluster *etcdcluster.Cluster) {
 	storetest.Run(t, storetest.Lasting(func(t *testing.T) func(*testing.T, bool) recordstore.Store {
 		o := fresh(cluster)
+		o.Timeout = patience // a busy machine is not this suite's matter
 		return func(t *testing.T, create bool) recordstore.Store {
 			o.Create = create
 			return open(t, o)

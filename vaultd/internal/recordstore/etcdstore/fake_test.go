@@ -119,7 +119,7 @@ func openFakes(t *testing.T, timeout time.Duration, fakes ...*fakeMember) *etcds
 // the first one made, and report a conflict for a swap that was done.
 func TestDoubtfulSwapIsSentOnce(t *testing.T) {
 	a, b := newFake(t), newFake(t)
-	s := openFakes(t, time.Second, a, b)
+	s := openFakes(t, 3*time.Second, a, b)
 	for _, err := range []error{
 		rpctypes.ErrGRPCCanceled, rpctypes.ErrGRPCDeadlineExceeded, // clientv3 repeats these
 		rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCTimeoutDueToLeaderFail, rpctypes.ErrGRPCTimeoutDueToConnectionLost,
@@ -149,7 +149,7 @@ func TestRefusedSwapGoesOn(t *testing.T) {
 		status.Error(codes.Unknown, "etcdserver: too many requests"),
 	} {
 		a, b := newFake(t), newFake(t)
-		s := openFakes(t, 400*time.Millisecond, a, b)
+		s := openFakes(t, time.Second, a, b)
 		a.failWith(err)
 		if v, got := s.Swap(t.Context(), one, 0, []byte("x")); got != nil || v != 1 {
 			t.Errorf("%v at the first of two: %d, %v", err, v, got)
@@ -199,7 +199,7 @@ func TestOnlyLoadStaleIsSerializable(t *testing.T) {
 // The nearest member gets all calls, while it works, and again when it works again.
 func TestNearestFirst(t *testing.T) {
 	near, far := newFake(t), newFake(t)
-	s := openFakes(t, time.Second, near, far)
+	s := openFakes(t, 4*time.Second, near, far)
 	load := func() {
 		t.Helper()
 		wantVersion(t, s, one, 0)
@@ -236,7 +236,7 @@ func TestHangingMemberIsPassedOver(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	good := newFake(t)
-	s := openFakes(t, time.Second, &fakeMember{address: l.Addr().String()}, good)
+	s := openFakes(t, 4*time.Second, &fakeMember{address: l.Addr().String()}, good)
 	wantVersion(t, s, one, 0)
 	if _, err := s.Swap(t.Context(), one, 0, []byte("x")); err != nil {
 		t.Error(err)

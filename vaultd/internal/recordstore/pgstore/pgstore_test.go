@@ -67,6 +67,7 @@ func TestStore(t *testing.T) {
 	server := shared(t)
 	storetest.Run(t, storetest.Lasting(func(t *testing.T) func(*testing.T, bool) recordstore.Store {
 		o := fresh(server)
+		o.Timeout = patience // a busy machine is not this suite's matter
 		return func(t *testing.T, create bool) recordstore.Store {
 			o.Create = create
 			return open(t, o)
