@@ -217,10 +217,13 @@ func TestUplinkNeedsChatd(t *testing.T) {
 	h.talk(t, h.as(t, h.device(t, "anna"))) // chatd's own uplink stands
 }
 
-// ends waits for vaultd to end an uplink, long before it would end a silent one.
+// soon is long before vaultd would end a silent uplink.
+const soon = 10 * time.Second
+
+// ends waits for vaultd to end an uplink soon.
 func ends(t *testing.T, name string, conn *tls.Conn) {
 	t.Helper()
-	if err := conn.SetReadDeadline(time.Now().Add(patience / 2)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(soon)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {

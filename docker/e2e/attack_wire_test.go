@@ -27,7 +27,7 @@ import (
 )
 
 // patience bounds how long an attacker waits for an answer.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // device is a phone's key and the account that it has tickets for.
 type device struct {

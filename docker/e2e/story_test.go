@@ -242,7 +242,7 @@ func TestSIGTERMInMidRecovery(t *testing.T) {
 				}
 				return pass
 			}))
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			phone := h.phone("anna")
 			got, err := phone.Recover(ctx, password("1234"))

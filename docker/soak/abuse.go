@@ -26,8 +26,8 @@ const (
 	pairs       = 5         // of runs; when they cross the bound as many again,
 	mostPairs   = 15        // up to this
 	goodLasts   = 4 * time.Second
-	leastSwarm  = 2000            // descriptors that the relay has under abuse: it is abused
-	swarmWithin = 8 * time.Second // in which the abusers must be so many
+	leastSwarm  = 2000             // descriptors that the relay has under abuse: it is abused
+	swarmWithin = 30 * time.Second // in which the abusers must be so many
 )
 
 // Good clients: echoes through relay and vault. Each comes from an address of its

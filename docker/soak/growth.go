@@ -170,7 +170,7 @@ func number(page []byte, prefix string) float64 {
 // settled waits until nobody is connected and nothing is in flight, for at most
 // a while, and returns the states of relays and vaults then.
 func (s *site) settled(ctx context.Context) (all [4]state, err error) {
-	for deadline := time.Now().Add(3 * sessionIdle); ; pause(ctx, 500*time.Millisecond) {
+	for deadline := time.Now().Add(6 * sessionIdle); ; pause(ctx, 500*time.Millisecond) {
 		if all, err = s.look(ctx); err != nil {
 			return all, err
 		}
