@@ -37,7 +37,7 @@ var overBothEngines = []func(*testing.T){
 	TestAttachAfterTheConnectionWasCut, TestTheNewestConnectionWins, TestAttachThroughAnotherRelay,
 	TestSessionsAreOnTheNodeThatTheirIDNames, TestTooManySessions, TestATagThatIsTaken, TestALateAnswerAnswersNothingElse,
 	TestOpensPerAccount, TestAttachesPerConnection, TestAnIdleClientCostsTheVaultNothing, TestDoorbells,
-	TestKeysAreUpdatedLongAfterAWrite, TestCreditIsAwaitedForTwoPingsAtMost, TestADeadConnectionHoldsNoMemory, TestALostLinkEndsItsOwnSessionsOnly, TestAttachAcrossLinks,
+	TestAWriteThatTakesTooLong, TestKeysAreUpdatedLongAfterAWrite, TestCreditIsAwaitedForTwoPingsAtMost, TestADeadConnectionHoldsNoMemory, TestALostLinkEndsItsOwnSessionsOnly, TestAttachAcrossLinks,
 	TestOneLinkDoesNotSpeakForTheOther,
 }
 

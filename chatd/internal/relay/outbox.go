@@ -2,6 +2,8 @@ package relay
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
 	"sync"
 	"time"
 
@@ -232,7 +234,7 @@ func (w *writer) loop() {
 			o.mu.Unlock()
 			return
 		}
-		out, data, last, most := w.pending, w.data, o.closing, writeTimeout
+		out, data, last, most := w.pending, w.data, o.closing, o.conn.relay.writeTimeout
 		if o.dropped {
 			most = o.conn.relay.closeGrace
 		}
@@ -254,6 +256,9 @@ func (w *writer) loop() {
 		o.broken = true
 		o.doneLocked()
 		o.mu.Unlock()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			o.conn.end(slowConsumer) // if nothing has ended it before
+		}
 		if err != nil {
 			o.conn.cut()
 		} else {

@@ -39,3 +39,18 @@ func TestWhatIsDroppedEndsWithAWholeFrame(t *testing.T) {
 		t.Errorf("%d bytes wait", n)
 	}
 }
+
+// Who takes nothing for long is a slow consumer, also when its queue is not full.
+func TestAWriteThatTakesTooLong(t *testing.T) {
+	h, _ := simple(t, nil)
+	h.relay.writeTimeout = 50 * time.Millisecond
+	h.dial()
+	c := h.only()
+	body := make([]byte, 60_000)
+	for !c.hasEnded() && c.out.send(websocket.BinaryMessage, body) { // until the socket takes no more
+	}
+	poll(t, "the end", func() bool { return h.relay.places.Load() == 0 })
+	if h.relay.Counts.Get("closed_slow_consumer") != 1 {
+		t.Errorf("counts: %v", h.relay.Counts.LogValue())
+	}
+}

@@ -94,6 +94,7 @@ type Relay struct {
 	parkIdle     time.Duration
 	frameTimeout time.Duration
 	closeGrace   time.Duration
+	writeTimeout time.Duration
 	headTimeout  time.Duration
 	// creditTimeout too.
 	creditTimeout time.Duration
@@ -118,7 +119,7 @@ type Relay struct {
 func New(cfg Config, parts Parts) *Relay {
 	r := &Relay{
 		cfg: cfg, Parts: parts,
-		parkAfter: parkAfter, parkIdle: parkIdle, frameTimeout: frameTimeout, closeGrace: closeGrace, headTimeout: headTimeout, creditTimeout: min(creditTimeout, 2*cfg.Ping),
+		parkAfter: parkAfter, parkIdle: parkIdle, frameTimeout: frameTimeout, closeGrace: closeGrace, writeTimeout: writeTimeout, headTimeout: headTimeout, creditTimeout: min(creditTimeout, 2*cfg.Ping),
 		conns:    map[*conn]struct{}{},
 		accounts: map[accountKey]*conn{},
 		sessions: map[frame.SessionID]*conn{},
