@@ -112,7 +112,7 @@ type family struct {
 var families = []family{
 	{"closed_", desc("chatd_closes_total", "Connections that ended, by reason.", "reason"), relay.Reasons()},
 	{"limited_", desc("chatd_ratelimited_total", "What a limit refused, by limit.", "limit"), limits()},
-	{"vault_refused_", desc("chatd_vault_refusals_total", "REFUSE frames of vault nodes, by status.", "code"), statuses()},
+	{"vault_refused_", desc("chatd_vault_refusals_total", "REFUSE frames of vault nodes, by status.", "code"), append(statuses(), "unknown")},
 	{"refused_", desc("chatd_refusals_total", "Requests and frames that chatd refused, by cause.", "cause"), append(statuses(),
 		"max_connections", "sockets", "handshake_gate", "auth_gate", "tls", "upgrade", "no_subprotocol", "no_address", "not_proxied")},
 	{"notice_", desc("chatd_notices_total", "Doorbells between relays, by what became of them.", "outcome"), []string{

@@ -43,7 +43,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 		"chatd_redis_up use=limits": "0", "chatd_redis_up use=routes": "1", "chatd_handshake_seconds": "1",
 		"chatd_closes_total reason=silent": "2", "chatd_closes_total reason=malformed": "0",
 		"chatd_ratelimited_total limit=OpensPerAccount": "1", "chatd_ratelimited_total limit=SessionsPerConnection": "0",
-		"chatd_refusals_total cause=busy": "1", "chatd_vault_refusals_total code=busy": "1",
+		"chatd_refusals_total cause=busy": "1", "chatd_vault_refusals_total code=busy": "1", "chatd_vault_refusals_total code=unknown": "0",
 		"chatd_events_total event=authenticated": "1", "chatd_events_total event=something_new": "1", "chatd_events_total event=notices": "0",
 	} {
 		if got[name] != want {

@@ -39,6 +39,7 @@ var overBothEngines = []func(*testing.T){
 	TestOpensPerAccount, TestAttachesPerConnection, TestAnIdleClientCostsTheVaultNothing, TestDoorbells,
 	TestAWriteThatTakesTooLong, TestKeysAreUpdatedLongAfterAWrite, TestCreditIsAwaitedForTwoPingsAtMost, TestADeadConnectionHoldsNoMemory, TestALostLinkEndsItsOwnSessionsOnly, TestAttachAcrossLinks,
 	TestOneLinkDoesNotSpeakForTheOther,
+	TestAStatusOfTheVaultThatNobodyKnows, TestADrainGoesInTheOrderOfTheWheel, TestADrainEndsWithItsTime,
 }
 
 func TestConnectionsThatStayActive(t *testing.T) {
