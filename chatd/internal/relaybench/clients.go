@@ -42,6 +42,7 @@ type answer struct {
 	Back    int     `json:"back,omitempty"`
 	Retries int64   `json:"retries,omitempty"`
 	Work    int64   `json:"work,omitempty"`
+	Records int64   `json:"records,omitempty"`
 	Addr    string  `json:"addr,omitempty"`
 	Echo    string  `json:"echo,omitempty"`
 }

@@ -22,11 +22,11 @@ func relayed(w *world, p plan) []*goals.Row {
 	for _, n := range p.connections {
 		rows = append(rows,
 			&goals.Row{Name: fmt.Sprintf("relay, CPU per frame, %d connections", n), Unit: "x gorilla tuned echo", Goal: 1.4, Sides: "chatd %.2f µs, echo %.2f µs"},
-			&goals.Row{Name: fmt.Sprintf("relay, CPU per frame, %d connections", n), Unit: "x proxy", Goal: 0.65, Sides: "chatd %.2f µs, proxy %.2f µs"})
+			&goals.Row{Name: fmt.Sprintf("relay, CPU per frame, %d connections", n), Unit: "x proxy", Goal: 0.65, Sides: "chatd %.2f µs, proxy %.2f µs"},
+			&goals.Row{Name: fmt.Sprintf("relay, Redis commands per frame, %d connections", n), Goal: 0.0005, Note: "0 is the goal; beyond those of an idle time as long"},
+			&goals.Row{Name: fmt.Sprintf("relay, allocations per frame, %d connections", n), Unit: "x crypto/tls", Goal: 1, Sides: "chatd %.4f, one for each record of the uplink %.4f",
+				Note: "chatd's own are to be 0; crypto/tls makes one when it waits for a record; beyond those of an idle time as long"})
 	}
-	rows = append(rows,
-		&goals.Row{Name: "relay, Redis commands per frame", Goal: 0.0005, Note: "0 is the goal; beyond those of an idle time as long"},
-		&goals.Row{Name: "relay, allocations per frame", Goal: 0.1, Note: "0 but for crypto/tls, which makes a reader for each record of the uplink"})
 	m, err := newFrames(s, p)
 	if err != nil {
 		goals.Fail(rows, err)
@@ -46,7 +46,10 @@ type frames struct {
 
 // size is each server with so many connections. raw is no goal's floor: it says in
 // the report what of the others' CPU is TCP.
-type size struct{ chatd, tuned, proxy, raw pair }
+type size struct {
+	connections              int
+	chatd, tuned, proxy, raw pair
+}
 
 func newFrames(s *stage, p plan) (*frames, error) {
 	f := &frames{stage: s, plan: p}
@@ -72,7 +75,7 @@ func newFrames(s *stage, p plan) (*frames, error) {
 	s.on = append(s.on, raw.process)
 	first := 0
 	for _, n := range p.connections {
-		var z size
+		z := size{connections: n}
 		for _, e := range []struct {
 			to  *pair
 			srv *server
@@ -85,6 +88,9 @@ func newFrames(s *stage, p plan) (*frames, error) {
 			}
 		}
 		f.sizes, first = append(f.sizes, z), first+n
+	}
+	if err := f.steady(chatd, 0, func() error { return s.pause(p.length / 4) }); err != nil {
+		return nil, err
 	}
 	before, err := f.counts(chatd)
 	if err == nil {
@@ -103,10 +109,13 @@ func (w *world) proxyArgs() []string {
 	return []string{"-backend", w.echoAddr, "-backend-ca", w.caFile, "-cert", w.roleCert, "-key", w.roleKey, "-backend-name", uplink.VaultRole}
 }
 
-// counts are what Redis was asked, and Go allocated, so far.
-type counts struct{ redis, mallocs float64 }
+// counts are what Redis was asked, Go allocated, and the vault wrote to the uplink
+// in records of TLS, so far.
+type counts struct{ redis, mallocs, records float64 }
 
-func (c counts) less(d counts) counts { return counts{c.redis - d.redis, c.mallocs - d.mallocs} }
+func (c counts) less(d counts) counts {
+	return counts{c.redis - d.redis, c.mallocs - d.mallocs, c.records - d.records}
+}
 
 func (f *frames) counts(chatd *server) (c counts, err error) {
 	stats, err := f.redis.Info(f.ctx, "commandstats").Result()
@@ -114,18 +123,21 @@ func (f *frames) counts(chatd *server) (c counts, err error) {
 		return c, err
 	}
 	c.redis = float64(calls(stats))
-	c.mallocs, err = chatd.metric(f.ctx, "go_memstats_mallocs_total")
+	if c.mallocs, err = chatd.metric(f.ctx, "go_memstats_mallocs_total"); err != nil {
+		return c, err
+	}
+	a, err := f.vault.ask(f.ctx, order{Do: "say"})
+	c.records = float64(a.Records)
 	return c, err
 }
 
 func (f *frames) once(_ context.Context, i int) ([]goals.Repetition, error) {
 	var out []goals.Repetition
-	var used counts
-	var relayed float64
 	for _, z := range f.sizes {
-		var chatd, tuned, proxy, raw float64
+		var chatd, tuned, proxy, raw, relayed float64
+		var used counts
 		err := turns(i,
-			func() (err error) { chatd, used, relayed, err = f.relayed(z.chatd); return err },
+			func() (err error) { chatd, used, relayed, err = f.relayed(z); return err },
 			func() (err error) { tuned, err = f.measure(z.tuned); return err },
 			func() (err error) { proxy, err = f.measure(z.proxy); return err },
 			func() (err error) { raw, err = f.measure(z.raw); return err },
@@ -135,17 +147,20 @@ func (f *frames) once(_ context.Context, i int) ([]goals.Repetition, error) {
 		}
 		toTuned := goals.Ratio(chatd, tuned)
 		toTuned.More = map[string]float64{"raw TCP echo": raw}
-		out = append(out, toTuned, goals.Ratio(chatd, proxy))
+		out = append(out, toTuned, goals.Ratio(chatd, proxy),
+			goals.Repetition{Value: max(0, used.redis) / relayed, More: map[string]float64{"commands": used.redis, "frames": relayed}},
+			// crypto/tls makes a reader each time it waits for a record; the vault has
+			// counted those. That chatd makes nothing is tested, frame by frame, beside
+			// the relay (steady_test.go); one more for each batch would show here.
+			goals.Ratio(max(0, used.mallocs)/relayed, used.records/relayed))
 	}
-	// Of the most connections: while few are measured, the many park.
-	return append(out,
-		goals.Repetition{Value: used.redis / relayed, More: map[string]float64{"commands": used.redis, "frames": relayed}},
-		goals.Repetition{Value: used.mallocs / relayed, More: map[string]float64{"mallocs": used.mallocs, "frames": relayed}}), nil
+	return out, nil
 }
 
 // relayed measures chatd: CPU per frame, and what was used for so many frames.
-func (f *frames) relayed(p pair) (perFrame float64, used counts, frames float64, err error) {
-	if err := f.warm(p); err != nil {
+func (f *frames) relayed(z size) (perFrame float64, used counts, frames float64, err error) {
+	p := z.chatd
+	if err := f.steady(p.server, z.connections, func() error { return f.warm(p) }); err != nil {
 		return 0, used, 0, err
 	}
 	before, err := f.counts(p.server)
@@ -157,9 +172,23 @@ func (f *frames) relayed(p pair) (perFrame float64, used counts, frames float64,
 		return 0, used, 0, err
 	}
 	after, err := f.counts(p.server)
-	used = after.less(before).less(f.idle)
-	used.redis, used.mallocs = max(0, used.redis), max(0, used.mallocs)
-	return perFrame, used, float64(a.Frames), err
+	return perFrame, after.less(before).less(f.idle), float64(a.Frames), err
+}
+
+// steady goes on with meanwhile until so many connections are active and all others
+// parked: what it takes to wake and to park is not to be counted.
+func (f *frames) steady(chatd *server, connections int, meanwhile func() error) error {
+	var active float64
+	for range 100 {
+		if err := meanwhile(); err != nil {
+			return err
+		}
+		var err error
+		if active, err = chatd.metric(f.ctx, `chatd_connections{state="active"}`); err != nil || int(active) == connections {
+			return err
+		}
+	}
+	return fmt.Errorf("%v connections are active, not %d", active, connections)
 }
 
 // warm lets connections wake up before they are measured.

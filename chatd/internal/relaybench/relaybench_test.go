@@ -55,7 +55,8 @@ func TestTheBenchmarkRuns(t *testing.T) {
 				if strings.HasSuffix(r.Unit, "tuned echo") && m.More["raw TCP echo"] <= 0 {
 					t.Errorf("%s: no TCP echo beside it: %+v", r.Name, m)
 				}
-				if r.Sides != "" && (m.Floor <= 0 || g.Name != "hop" && m.Ours <= 0) {
+				mayBeNone := g.Name == "hop" || r.Unit == "x crypto/tls"
+				if r.Sides != "" && (m.Floor <= 0 || !mayBeNone && m.Ours <= 0) {
 					t.Errorf("%s: nothing was measured: %+v", r.Name, m)
 				}
 			}

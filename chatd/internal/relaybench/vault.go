@@ -27,8 +27,9 @@ import (
 // OPEN, and each sequence number of a session when it first comes. A repeated
 // one is answered without work.
 type vault struct {
-	node frame.NodeID
-	work atomic.Int64
+	node    frame.NodeID
+	work    atomic.Int64
+	records atomic.Int64 // of TLS, written to uplinks
 
 	mu       sync.Mutex
 	sessions map[frame.SessionID]*flow
@@ -53,7 +54,7 @@ func runVault(ca, cert, key string) error {
 	go serve(uplinks, v.uplink)
 	go serve(echoes, echo)
 	return obey(func(o order) (answer, error) {
-		return answer{Addr: uplinks.Addr().String(), Echo: echoes.Addr().String(), Work: v.work.Load()}, nil
+		return answer{Addr: uplinks.Addr().String(), Echo: echoes.Addr().String(), Work: v.work.Load(), Records: v.records.Load()}, nil
 	})
 }
 
@@ -103,6 +104,9 @@ func echo(c net.Conn) {
 	}
 }
 
+// maxRecord is how much a record of TLS carries, in bytes (RFC 8446 section 5.1).
+const maxRecord = 16 << 10
+
 func (v *vault) uplink(c net.Conn) {
 	in := bufio.NewReaderSize(c, 64<<10)
 	buf := make([]byte, frame.MaxFrame)
@@ -112,6 +116,7 @@ func (v *vault) uplink(c net.Conn) {
 			if _, err := c.Write(out); err != nil {
 				return
 			}
+			v.records.Add(int64(len(out)+maxRecord-1) / maxRecord)
 			out = out[:0]
 		}
 		number, raw, err := frame.ReadEnvelope(in, buf)
