@@ -246,10 +246,18 @@ func (c *conn) onControl(answer int, data []byte) error {
 	}
 	if wait := c.spend(&c.framesTAT, ratelimit.FramesPerConnection); wait > 0 {
 		c.refuseAndEnd(limited(0, ratelimit.FramesPerConnection, wait))
-	} else if answer != 0 && !c.out.send(answer, data) {
+	} else if answer != 0 && !c.pingFollows() && !c.out.send(answer, data) {
 		c.end(slowConsumer)
 	}
 	return nil
+}
+
+// pingFollows says that the next message is here and a ping too: then that one alone
+// is answered (RFC 6455 §5.5.3). A pong costs a system call, and a flood of pings
+// brings eighty with one read.
+func (c *conn) pingFollows() bool {
+	b, _ := c.in.br.Peek(c.in.br.Buffered())
+	return beginsWithPing(b)
 }
 
 // onClosed answers the client's close frame, unless it is itself the answer to

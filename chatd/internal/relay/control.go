@@ -29,6 +29,12 @@ func parseControl(b []byte) (m control, rest []byte, ok bool) {
 	return control{int(b[0] &^ 0x80), [4]byte(b[2:]), b[6 : 6+n]}, b[6+n:], true
 }
 
+// beginsWithPing says that b begins with a whole ping.
+func beginsWithPing(b []byte) bool {
+	m, _, ok := parseControl(b)
+	return ok && m.kind == websocket.PingMessage
+}
+
 // onlyControls says that b is whole pings and pongs and nothing else.
 func onlyControls(b []byte) bool {
 	ok := true
@@ -51,7 +57,7 @@ func (c *conn) hearLocked(b []byte) (wait time.Duration, queued bool) {
 		if wait = c.spendOf(limit, &c.framesTAT); wait > 0 {
 			return wait, true
 		}
-		if m.kind == websocket.PingMessage {
+		if m.kind == websocket.PingMessage && !beginsWithPing(b) {
 			unmask(m.key, m.body)
 			if !c.out.send(websocket.PongMessage, m.body) {
 				return 0, false

@@ -101,7 +101,8 @@ func TestAPartialWriteIsFinishedByAWriter(t *testing.T) {
 	poll(t, "nothing is queued", func() bool { return h.relay.queued.Load() == 0 })
 }
 
-// Whatever comes together to a parked connection is heard, in order.
+// Whatever comes together to a parked connection is heard, in order. Of pings that
+// come together the last is answered, and of many few others.
 func TestControlsMixedWithData(t *testing.T) {
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
@@ -112,32 +113,50 @@ func TestControlsMixedWithData(t *testing.T) {
 			c.WS.SetPongHandler(func(data string) error { pongs = append(pongs, data); return nil })
 			ping := func(data string) []byte { return clientFrame(0x89, []byte(data)) }
 			message := clientFrame(0x82, frame.Data{Session: s, Sequence: 1, Payload: []byte("payload")}.Append(nil))
-			many, want := []byte(nil), []string(nil)
+			var many []byte
+			var sent []string
 			for i := range 50 { // more than one read of the poller's, less than may be queued
 				data := fmt.Sprintf("%20d", i)
-				many, want = append(many, ping(data)...), append(want, data)
+				many, sent = append(many, ping(data)...), append(sent, data)
 			}
 			for _, test := range []struct {
 				stream []byte
-				pongs  []string
+				pings  []string
 			}{
 				{nil, nil},
 				{ping("a"), []string{"a"}},
 				{slices.Concat(ping("a"), ping("b"), clientFrame(0x8a, nil)), []string{"a", "b"}},
-				{many, want},
+				{many, sent},
 			} {
-				h.atRest(1)
-				pongs = nil
-				c.WS.NetConn().Write(slices.Concat(test.stream, message))
-				chatdtest.Expect[frame.Data](c)
-				h.atRest(1)
-				c.WS.NetConn().Write(slices.Concat(message, test.stream, message))
-				chatdtest.Expect[frame.Data](c)
-				chatdtest.Expect[frame.Data](c)
-				if !slices.Equal(pongs, slices.Concat(test.pongs, test.pongs)) {
-					t.Errorf("pongs %q, want %q twice", pongs, test.pongs)
+				for _, before := range [][]byte{nil, message} {
+					h.atRest(1)
+					pongs = nil
+					c.WS.NetConn().Write(slices.Concat(before, test.stream, message))
+					if before != nil {
+						chatdtest.Expect[frame.Data](c)
+					}
+					chatdtest.Expect[frame.Data](c)
+					if !answered(pongs, test.pings) {
+						t.Errorf("pongs %q to pings %q", pongs, test.pings)
+					}
 				}
 			}
 		})
 	}
+}
+
+// answered says whether these are pongs to pings that came together.
+func answered(pongs, pings []string) bool {
+	if len(pings) == 0 || len(pongs) == 0 {
+		return len(pongs) == len(pings)
+	}
+	left := pings
+	for _, pong := range pongs {
+		i := slices.Index(left, pong)
+		if i < 0 {
+			return false
+		}
+		left = left[i+1:]
+	}
+	return len(left) == 0 && len(pongs) <= 1+len(pings)/4
 }
