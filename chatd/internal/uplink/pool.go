@@ -80,7 +80,7 @@ func (p *Pool) SetTLS(c *tls.Config) { p.tls.Store(c) }
 
 // Load is what the links do at a moment.
 type Load struct {
-	Up, Draining, Down int   // vault nodes, by their best link; Down counts addresses
+	Up, Draining, Down int   // vault nodes, by their best link; Down counts addresses that lead to none of the others
 	Links, Missing     int   // links that are up, and those that should be
 	QueuedBytes        int64 // wait to be written
 }
@@ -93,6 +93,9 @@ func (p *Pool) Load() Load {
 	var l Load
 	best := map[string]int{} // by address
 	for _, k := range p.keepers {
+		if p.spareLocked(k) {
+			continue
+		}
 		state := down
 		switch {
 		case k.link == nil:

@@ -2,9 +2,11 @@ package uplink
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +117,71 @@ func TestTwoAddressesOfOneNode(t *testing.T) {
 			t.Errorf("%s came back from the dead", second)
 		}
 	}
+}
+
+// Another address of a linked node is not missed, nor dialled again before the node
+// may have moved; and at once when the first address has lost its last link.
+func TestAnotherAddressWaits(t *testing.T) {
+	for links := 1; links <= MaxLinks; links++ {
+		f := newFixture(t)
+		fake := clock.NewFake(time.Unix(1_700_000_000, 0))
+		a, b := chatdtest.StartVault(t, f.pki, 1, VaultRole), chatdtest.StartVault(t, f.pki, 1, VaultRole)
+		var dialled atomic.Int32
+		f.start(func(c *Config) {
+			c.Vaults, c.Links, c.Clock = []string{a.Addr, b.Addr}, links, fake
+			c.TLS.VerifyConnection = func(tls.ConnectionState) error { dialled.Add(1); return nil }
+		})
+		first := <-f.up
+		if err := f.reason(); !errors.Is(err, errDuplicate) {
+			t.Errorf("the second one ended with %v", err)
+		}
+		chatdtest.Await(t, "nothing is missing", func() bool { return f.pool.Load() == Load{Up: 1, Links: links} })
+		fake.Advance(resolveEvery - time.Second)
+		if n := dialled.Load(); n != int32(links)+1 {
+			t.Errorf("%d links: dialled %d times", links, n)
+		}
+		if first == a.Addr {
+			a.Stop()
+		} else {
+			b.Stop()
+		}
+		// The clock stands still.
+		if second := <-f.up; second == first {
+			t.Errorf("%s came back from the dead", second)
+		}
+		chatdtest.Await(t, "its links", func() bool { return f.pool.Load().Links == links })
+		if l := f.pool.Load(); l.Missing != links || l.Down != 1 {
+			t.Errorf("%+v, but nobody is at the first address", l)
+		}
+	}
+}
+
+// A node without a place for more links is not asked again at once: who has none
+// comes first. Nor is one without a first link asked for more.
+func TestMoreLinksComeAfterTheFirst(t *testing.T) {
+	first, more := &keeper{}, &keeper{slot: slot{number: 1}}
+	for range 100 {
+		if d := first.pause(ErrHello, 9); d > backoffMost {
+			t.Errorf("the first link waits %v", d)
+		}
+		if d := more.pause(ErrHello, 0); d < refusedMost/2 || d > refusedMost {
+			t.Errorf("another link waits %v", d)
+		}
+	}
+	f := newFixture(t)
+	vault := chatdtest.StartVault(t, f.pki, 1, VaultRole)
+	open := make(chan struct{})
+	var dialled atomic.Int32
+	f.start(func(c *Config) {
+		c.Vaults, c.Links = []string{vault.Addr}, MaxLinks
+		c.TLS.VerifyConnection = func(tls.ConnectionState) error { dialled.Add(1); <-open; return nil }
+	})
+	chatdtest.Await(t, "a dial", func() bool { return dialled.Load() > 0 })
+	if n := dialled.Load(); n != 1 {
+		t.Errorf("%d dial at once", n)
+	}
+	close(open)
+	f.links(MaxLinks)
 }
 
 func TestLearnedAddresses(t *testing.T) {

@@ -76,4 +76,5 @@ func (p *Pool) list(want map[string]bool) {
 			}
 		}
 	}
+	p.changeLocked()
 }
