@@ -175,15 +175,13 @@ func (s *Server) serve(raw net.Conn) {
 			event = WrongRole
 		}
 		s.counts.add(event)
-		if more, ok := s.refusals.say(time.Now()); ok {
-			s.cfg.Log.Warn("uplink refused", "peer", raw.RemoteAddr().String(), "error", err, "unsaid_before", more)
-		}
+		s.sayRefused(raw, "uplink refused", "error", err)
 		return
 	}
 	u := newUplink(s, conn)
 	if !s.begin(u) {
 		s.counts.add(TooManyUplinks)
-		s.cfg.Log.Warn("uplink refused: too many", "peer", raw.RemoteAddr().String())
+		s.sayRefused(raw, "uplink refused: too many")
 		return
 	}
 	s.counts.add(Connected)
@@ -193,6 +191,13 @@ func (s *Server) serve(raw net.Conn) {
 	delete(s.uplinks, u)
 	s.mu.Unlock()
 	s.cfg.Log.Info("uplink down", "peer", raw.RemoteAddr().String(), "why", why.String())
+}
+
+// sayRefused logs that a connection was not let in, but not every time.
+func (s *Server) sayRefused(raw net.Conn, what string, more ...any) {
+	if unsaid, ok := s.refusals.say(time.Now()); ok {
+		s.cfg.Log.Warn(what, append(more, "peer", raw.RemoteAddr().String(), "unsaid_before", unsaid)...)
+	}
 }
 
 func (s *Server) handshake(raw net.Conn) (*tls.Conn, error) {

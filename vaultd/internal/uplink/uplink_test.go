@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"reflect"
 	"runtime"
@@ -320,6 +321,41 @@ func TestSlowUplinkIsEnded(t *testing.T) {
 	if n := w.server.Count(uplink.EndedSlow); n != 1 {
 		t.Errorf("counted %d times", n)
 	}
+}
+
+// A chatd for which there is no place comes again and again: not each time is a line.
+func TestTooManyUplinksDoNotFillTheLog(t *testing.T) {
+	var log lines
+	w := newWorld(t, func(c *uplink.Config) { c.MaxUplinks, c.Log = 1, slog.New(slog.NewTextHandler(&log, nil)) })
+	w.dial()
+	const tries = 30
+	for range tries {
+		w.connect().wantEnd()
+	}
+	if n := w.server.Count(uplink.TooManyUplinks); n != tries {
+		t.Errorf("counted %d times", n)
+	}
+	if n := log.count(`msg="uplink refused: too many"`); n < 10 || n > tries/2 {
+		t.Errorf("%d lines for %d refusals", n, tries)
+	}
+}
+
+// lines holds what a log wrote.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.b.Bytes(), []byte(what))
 }
 
 func TestCaps(t *testing.T) {
