@@ -71,10 +71,39 @@ func TestASilentNodeIsPingedAndGivenUp(t *testing.T) {
 	default:
 	}
 	fake.Advance(pingEvery)
+	node.expect(frame.TUplinkPing) // the last chance
+	fake.Advance(answerWithin)
 	if err := <-ended; !errors.Is(err, ErrSilent) {
 		t.Errorf("it ended with %v", err)
 	}
 	<-p.lost
+}
+
+// After a pause of the whole process the time of what was heard last is long over,
+// but the node may have spoken all the while.
+func TestAPauseEndsNoLink(t *testing.T) {
+	fake := clock.NewFake(time.Unix(1_700_000_000, 0))
+	l, there := pipeLink(t, fake)
+	ended := make(chan error, 1)
+	go func() { ended <- l.run(func() {}) }()
+	node := &control{t, there, bufio.NewReader(there)}
+	node.say()
+	for range 2 {
+		l.conn.at.Store(fake.Now().Add(-time.Hour).UnixNano())
+		fake.Advance(pingEvery)
+		node.expect(frame.TUplinkPing)
+		node.say()
+		fake.Advance(answerWithin)
+		node.expect(frame.TUplinkPing)
+		node.say()
+	}
+	l.conn.at.Store(fake.Now().Add(-time.Hour).UnixNano())
+	fake.Advance(pingEvery)
+	node.expect(frame.TUplinkPing)
+	fake.Advance(answerWithin)
+	if err := <-ended; !errors.Is(err, ErrSilent) {
+		t.Errorf("it ended with %v", err)
+	}
 }
 
 // A link that has ended has no place in the wheel any more, whenever it ended.

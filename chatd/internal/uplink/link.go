@@ -64,6 +64,8 @@ type Link struct {
 	draining atomic.Bool
 	clients  atomic.Int64 // that have joined and not left
 
+	suspect bool // nothing was heard in time, and one more ping sent; owned by Due
+
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // signalled when pending was taken, and at the end
 	pending []byte
@@ -246,7 +248,7 @@ func (l *Link) endLocked(reason error) {
 // ended takes it out of use first.
 func (l *Link) run(ended func()) error {
 	go l.writeLoop()
-	l.attend()
+	l.attend(pingEvery)
 	if err := l.readLoop(); err != nil {
 		l.end(err)
 	}
