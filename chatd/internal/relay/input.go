@@ -85,9 +85,7 @@ func (c *conn) readOther() (raw *[]byte, kind int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	// Its errors are for ever, a deadline's too.
-	ws.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
-	c.pushed = 0
+	c.pushForMessage() // its errors are for ever, a deadline's too
 	kind, in, err := ws.NextReader()
 	if err != nil {
 		return nil, 0, err
@@ -153,13 +151,17 @@ func (l *late) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return l, bufio.NewReadWriter(l.conn.in.br, bufio.NewWriterSize(nil, 256)), nil
 }
 
-// Write implements net.Conn. What gorilla/websocket still says after our own close
-// frame, nobody is to hear.
+// Write implements net.Conn. What gorilla/websocket writes by itself is close frames.
+// What it still says after our own, nobody is to hear.
 func (l *late) Write(b []byte) (int, error) {
-	if !l.upgraded || l.conn.hasEnded() {
+	switch {
+	case !l.upgraded || l.conn.hasEnded():
+		return len(b), nil
+	case l.conn.plain():
+		l.conn.out.interject(b)
 		return len(b), nil
 	}
-	return l.Conn.Write(b)
+	return l.Conn.Write(b) // so does the writer, whole frames
 }
 
 // SetDeadline implements net.Conn.
@@ -207,9 +209,18 @@ func (c *conn) moreTime(err error, late bool) bool {
 	if late || !errors.Is(err, os.ErrDeadlineExceeded) || c.hasEnded() {
 		return false
 	}
+	c.pushForMessage()
+	return true
+}
+
+// pushForMessage sets the deadline of the rest of a message. Who was told of the
+// end of the connection has no longer than until then.
+func (c *conn) pushForMessage() {
 	c.wire.Conn.SetReadDeadline(time.Now().Add(c.relay.frameTimeout))
 	c.pushed = 0
-	return true
+	if c.hasEnded() { // before, or while the deadline was moved
+		c.push(true, false)
+	}
 }
 
 // unmask is RFC 6455 §5.3.

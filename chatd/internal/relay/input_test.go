@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -179,6 +180,49 @@ func TestWrittenMessagesAreWebSocket(t *testing.T) {
 		d, bad := frame.ParseData(b)
 		if err = errors.Join(err, bad); err != nil || len(d.Payload) != size {
 			t.Errorf("%d bytes: %d, %v", size, len(d.Payload), err)
+		}
+	}
+}
+
+// deadlineTape is a connection that tells of the deadlines of its reads.
+type deadlineTape struct {
+	tape
+	set func(time.Time)
+}
+
+func (w deadlineTape) SetDeadline(t time.Time) error     { w.set(t); return nil }
+func (w deadlineTape) SetReadDeadline(t time.Time) error { w.set(t); return nil }
+
+// A message gives no more time to a client that is to answer our close frame,
+// however the end of the connection and the message meet.
+func TestAMessageDoesNotOutlastTheEnd(t *testing.T) {
+	for name, read := range map[string]func(*conn){
+		"the rest of one": func(c *conn) { c.moreTime(os.ErrDeadlineExceeded, false) },
+		"a fragment":      func(c *conn) { c.readOther() },
+	} {
+		for _, before := range []bool{false, true} {
+			if before && name == "the rest of one" {
+				continue // it has no more time at all
+			}
+			r := alone(t)
+			c := taped(t, r, bytes.NewReader(nil))
+			until := time.Now().Add(r.closeGrace)
+			end := func() {
+				c.mu.Lock()
+				c.ended = true
+				c.mu.Unlock()
+				c.until = until.UnixNano()
+			}
+			if before {
+				end()
+			}
+			var last time.Time
+			c.wire.Conn = deadlineTape{set: func(at time.Time) { end(); last = at }, tape: tape{in: bytes.NewReader(nil)}}
+			c.in.conn = c.wire.Conn
+			read(c)
+			if !last.Equal(until) {
+				t.Errorf("%s, ended before %v: it may take %v longer", name, before, last.Sub(until))
+			}
 		}
 	}
 }

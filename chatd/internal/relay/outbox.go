@@ -201,6 +201,16 @@ func (o *outbox) closeLocked(s frame.Status, drop bool) {
 	}
 }
 
+// interject writes a frame to a plain connection past the queue. While something
+// waits it writes nothing: the socket may have half of a frame.
+func (o *outbox) interject(b []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.w == nil && !o.broken && writeNow(o.conn.raw, b) < len(b) {
+		o.broken = true
+	}
+}
+
 // over says whether nothing will be written any more.
 func (o *outbox) over() bool {
 	o.mu.Lock()
