@@ -89,6 +89,7 @@ type pending struct {
 	session frame.SessionID // of ATTACH
 	stream  uplink.Stream
 	since   time.Time
+	sending bool // it is on its way to the stream
 }
 
 func newConn(r *Relay, began time.Time) *conn {
@@ -228,7 +229,7 @@ func (c *conn) onFrame(raw []byte) {
 	case frame.Attach:
 		c.onAttach(f)
 	case frame.Close:
-		c.onClose(f, raw)
+		c.onClose(f)
 	default: // what only the relay says
 		c.refuseAndEnd(frame.Refuse{Refused: f.Type(), Status: frame.Malformed})
 	}

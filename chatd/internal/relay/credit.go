@@ -84,8 +84,18 @@ func (c *conn) wakeLocked() {
 
 // giveUp ends a session on both sides: the client is told why.
 func (c *conn) giveUp(a *attachment, why frame.Status) {
-	a.stream.SendNow(frame.Close{Session: a.id, Status: why})
-	c.lose(a.stream.Link(), a.id, why)
+	told := frame.Close{Session: a.id, Status: why}
+	c.mu.Lock()
+	there := c.sessions[a.id] == a
+	if there {
+		c.unbindLocked(a.id)
+		a.stream.SendNow(told) // under mu: see unbindAndClose
+	}
+	c.mu.Unlock()
+	if there {
+		c.sendFrame(told)
+		c.settle()
+	}
 }
 
 // overrun ends a session whose vault node sent beyond its window, or gave back

@@ -93,12 +93,11 @@ func (c *conn) deliverAttach(l *uplink.Link, a frame.Attach) error {
 	stream, joined := c.streams[l]
 	p, asked := c.pending[a.Tag]
 	if !joined || !asked || p.stream != stream || p.kind == frame.TAttach && p.session != a.Session {
-		wanted := c.wantsLocked(a.Session)
-		c.mu.Unlock()
-		if joined && !wanted {
+		if joined && !c.wantsLocked(a.Session) {
 			// Answered too late, or never asked for: nobody would use it.
 			stream.SendNow(frame.Close{Session: a.Session, Status: frame.SessionEnded})
 		}
+		c.mu.Unlock()
 		return nil
 	}
 	delete(c.pending, a.Tag)

@@ -40,6 +40,7 @@ var overBothEngines = []func(*testing.T){
 	TestAWriteThatTakesTooLong, TestKeysAreUpdatedLongAfterAWrite, TestCreditIsAwaitedForTwoPingsAtMost, TestADeadConnectionHoldsNoMemory, TestALostLinkEndsItsOwnSessionsOnly, TestAttachAcrossLinks,
 	TestOneLinkDoesNotSpeakForTheOther,
 	TestAStatusOfTheVaultThatNobodyKnows, TestADrainGoesInTheOrderOfTheWheel, TestADrainEndsWithItsTime,
+	TestWhatIsNeverAnsweredIsForgotten,
 }
 
 func TestConnectionsThatStayActive(t *testing.T) {

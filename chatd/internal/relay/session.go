@@ -104,12 +104,7 @@ func (c *conn) findNode(n frame.NodeID) *uplink.Link {
 // that is taken, too many sessions. It refuses by itself.
 func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 	c.mu.Lock()
-	now := c.relay.Clock.Now()
-	for tag, p := range c.pending {
-		if now.Sub(p.since) >= answerTimeout {
-			delete(c.pending, tag)
-		}
-	}
+	c.dropLateLocked()
 	taken, attaching := c.waitingLocked(*refusal)
 	_, attached := c.sessions[refusal.Session]
 	switch {
@@ -130,6 +125,23 @@ func (c *conn) mayBegin(refusal *frame.Refuse) bool {
 		return false
 	}
 	return true
+}
+
+// dropLateLocked forgets what the vault has not answered in time; it says whether
+// there was anything. The stream may then be left, so what is still to be sent on it
+// stays.
+func (c *conn) dropLateLocked() (dropped bool) {
+	if len(c.pending) == 0 {
+		return false
+	}
+	now := c.relay.Clock.Now()
+	for tag, p := range c.pending {
+		if !p.sending && now.Sub(p.since) >= answerTimeout {
+			delete(c.pending, tag)
+			dropped = true
+		}
+	}
+	return dropped
 }
 
 // waitingLocked says whether an unanswered OPEN or ATTACH of the client has the tag
@@ -157,6 +169,12 @@ func (c *conn) begin(link *uplink.Link, refusal frame.Refuse, payload []byte) {
 	}
 	// If the link is lost now, Lost finds the pending entry and refuses.
 	stream.Send(f.Append(nil))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, waits := c.pending[tag]; waits {
+		p.sending = false
+		c.pending[tag] = p
+	}
 }
 
 // expect notes that the vault node will answer under this tag, on the connection's
@@ -186,6 +204,7 @@ func (c *conn) expect(link *uplink.Link, refusal frame.Refuse) (stream uplink.St
 	tag = c.relay.asked.Add(1)
 	c.pending[tag] = pending{
 		kind: refusal.Refused, tag: refusal.Tag, session: refusal.Session, stream: stream, since: c.relay.Clock.Now(),
+		sending: true,
 	}
 	return stream, tag, nil
 }
@@ -213,23 +232,28 @@ func (c *conn) onData(raw []byte) {
 }
 
 // onClose carries a CLOSE.
-func (c *conn) onClose(f frame.Close, raw []byte) {
-	stream, ok := c.unbind(f.Session)
-	if !ok {
+func (c *conn) onClose(f frame.Close) {
+	if !c.unbindAndClose(f) {
 		c.refuse(frame.Refuse{Refused: frame.TClose, Session: f.Session, Status: frame.NoSession})
 		return
 	}
-	stream.Send(raw)
 	c.settle()
 }
 
-// unbind takes a session off this connection.
-func (c *conn) unbind(id frame.SessionID) (uplink.Stream, bool) {
+// unbindAndClose takes a session off this connection and tells the vault; false: it
+// was not attached here. Both at once: from then on the stream may be left at any
+// time, and the vault would take no CLOSE after that.
+func (c *conn) unbindAndClose(f frame.Close) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.unbindLocked(id)
+	stream, ok := c.unbindLocked(f.Session)
+	if ok {
+		stream.SendNow(f)
+	}
+	return ok
 }
 
+// unbindLocked takes a session off this connection.
 func (c *conn) unbindLocked(id frame.SessionID) (uplink.Stream, bool) {
 	a, ok := c.sessions[id]
 	if !ok {

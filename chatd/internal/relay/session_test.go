@@ -284,6 +284,36 @@ func TestALateAnswerAnswersNothingElse(t *testing.T) {
 	c.Echo(here, 1, "untouched")
 }
 
+// What the vault never answers keeps neither the stream nor, later, the connection.
+func TestWhatIsNeverAnsweredIsForgotten(t *testing.T) {
+	for name, test := range map[string]struct {
+		session bool
+		after   time.Duration
+	}{
+		"by itself":                 {false, 2 * answerTimeout},
+		"with the last session end": {true, answerTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, vault := simple(t, nil)
+			c := h.phone("alice")
+			var s frame.SessionID
+			if test.session {
+				s = c.Open(1, "x")
+			}
+			c.Send(frame.Open{Tag: 2, Payload: []byte("mute")})
+			c.Send(frame.Close{Session: frame.SessionID{9}}) // its answer says that the OPEN was sent
+			chatdtest.Expect[frame.Refuse](c)
+			h.clock.Advance(test.after)
+			if test.session {
+				c.Send(frame.Close{Session: s})
+			}
+			vault.Await("the stream is left", func(v *chatdtest.VaultState) bool {
+				return v.Count(func(f frame.Frame) bool { return f.Type() == frame.TUplinkGone }) == 1
+			})
+		})
+	}
+}
+
 func TestOpensPerAccount(t *testing.T) {
 	h, _ := simple(t, func(s *setup) {
 		s.cfg.Limits.Set[ratelimit.OpensPerAccount] = ratelimit.Limit{Burst: 2, Count: 1, Period: time.Minute}

@@ -36,6 +36,7 @@ func (c *conn) due() (more bool) {
 		c.drain()
 		return true
 	}
+	unanswered := c.dropLateLocked()
 	why, ping, next := c.dueLocked(now)
 	if next > 0 {
 		if c.goodbye != 0 && !c.drains {
@@ -46,6 +47,9 @@ func (c *conn) due() (more bool) {
 		more = !c.relay.Clock.Now().Before(at)
 	}
 	c.mu.Unlock()
+	if unanswered {
+		c.settle()
+	}
 	switch {
 	case next == 0:
 		if why == authTimeout {
@@ -99,6 +103,7 @@ func (c *conn) expiredLocked() bool { return c.relay.Clock.Now().UnixMilli() >= 
 // waited only for its last session.
 func (c *conn) settle() {
 	c.mu.Lock()
+	c.dropLateLocked()
 	used := map[*uplink.Link]bool{}
 	for _, a := range c.sessions {
 		used[a.stream.Link()] = true
