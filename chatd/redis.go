@@ -12,6 +12,7 @@ import (
 
 	"chatvault/chatd/internal/redisconn"
 	"chatvault/protocol/cmdline"
+	"chatvault/protocol/secret"
 )
 
 // loginTimeout bounds how long a reload waits for Redis.
@@ -40,24 +41,26 @@ func (p *plan) checkRedis() (err error) {
 		return err
 	}
 	o.Login = redisconn.NewLogin(o.User, password)
-	if o.SentinelPassword, err = readPassword("redis-sentinel-password-file", cfg.RedisSentinelPasswordFile); err != nil {
+	sentinels, err := readPassword("redis-sentinel-password-file", cfg.RedisSentinelPasswordFile)
+	if err != nil {
 		return err
 	}
+	o.SentinelPassword = string(sentinels) // go-redis has no other way
 	if o.TLS {
 		o.Config, err = p.redisTLS()
 	}
 	return err
 }
 
-func readPassword(setting, path string) (string, error) {
+func readPassword(setting, path string) (secret.Bytes, error) {
 	if path == "" {
-		return "", nil
+		return nil, nil
 	}
 	password, err := cmdline.ReadSecretFile(path)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
-	return string(password), nil
+	return password, nil
 }
 
 func (p *plan) redisTLS() (*tls.Config, error) {

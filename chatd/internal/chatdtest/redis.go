@@ -15,6 +15,7 @@ import (
 
 	"chatvault/chatd/internal/redisconn"
 	"chatvault/docker/redistest"
+	"chatvault/protocol/secret"
 )
 
 // Redises connects to an empty Redis of each kind, by name, as chatd does.
@@ -77,7 +78,7 @@ func (s RedisSite) Client(t testing.TB) redis.UniversalClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return connect(t, redisconn.Options{Address: a, Login: redisconn.NewLogin(a.User, s.Password), Timeout: patience})
+	return connect(t, redisconn.Options{Address: a, Login: redisconn.NewLogin(a.User, secret.Bytes(s.Password)), Timeout: patience})
 }
 
 func connect(t testing.TB, o redisconn.Options) redis.UniversalClient {

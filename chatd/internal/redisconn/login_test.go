@@ -1,11 +1,14 @@
 package redisconn
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
 	"chatvault/docker/redistest"
+	"chatvault/protocol/secret"
 )
 
 // everywhere asks all servers that hold data.
@@ -26,7 +29,7 @@ func TestALoginChanges(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			login, other := NewLogin("chatd", "old"), NewLogin("chatd", "new")
+			login, other := NewLogin("chatd", secret.Bytes("old")), NewLogin("chatd", secret.Bytes("new"))
 			if login.Equal(other) {
 				t.Error("another password is taken for the same")
 			}
@@ -67,5 +70,15 @@ func TestALoginChanges(t *testing.T) {
 				t.Error("who is not there refuses")
 			}
 		})
+	}
+}
+
+func TestALoginIsNotPrinted(t *testing.T) {
+	l := NewLogin("chatd", secret.Bytes("of Redis"))
+	if out := fmt.Sprintf("%v %+v %#v", *l.now.Load(), *l.now.Load(), *l.now.Load()); strings.Contains(out, "of Redis") {
+		t.Error(out)
+	}
+	if user, password := l.get(); user != "chatd" || password != "of Redis" {
+		t.Errorf("shows %q, %q", user, password)
 	}
 }

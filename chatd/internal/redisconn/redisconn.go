@@ -65,7 +65,7 @@ func Connect(o Options) (client redis.UniversalClient, stop func()) {
 		o.Config = nil
 	}
 	if o.Login == nil {
-		o.Login = NewLogin(o.User, "")
+		o.Login = NewLogin(o.User, nil)
 	}
 	after := func() {}
 	switch o.Kind {
