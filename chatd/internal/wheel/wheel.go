@@ -12,14 +12,21 @@ import (
 	"chatvault/chatd/internal/clock"
 )
 
-// Tick is how late an entry may be called, and how stale Now may be. What is due
-// within one is done in one go, while everybody else waits: with a quarter of a
-// second, a swarm of sockets that were cut held up the frames of others for 2 ms.
-const Tick = 50 * time.Millisecond
+// Tick is how late an entry may be called, and how stale Now may be; a crowd that is
+// due in one takes longer, see atOnce.
+const Tick = 250 * time.Millisecond
 
-// slots times Tick is one turn of the wheel: 51.2 s. What is due later stays in
+// slots times Tick is one turn of the wheel: 64 s. What is due later stays in
 // its slot for another turn.
-const slots = 1024
+const slots = 256
+
+// atOnce is how long owners are called before everybody else has a breath to go on.
+// What they start goes on then too: done in one go, a swarm of sockets that are cut
+// held up the frames of others for 2 ms.
+const (
+	atOnce = 150 * time.Microsecond
+	breath = 500 * time.Microsecond
+)
 
 // Owner is who has an Entry.
 type Owner interface {
@@ -120,8 +127,14 @@ func unlink(e *Entry) {
 func (w *Wheel) turn() {
 	now := w.clock.Now()
 	w.now.Store(now.UnixNano())
+	began := now
 	for e := w.take(now); e != nil; e = w.take(now) {
 		e.Owner.Due()
+		if at := w.clock.Now(); at.Sub(began) >= atOnce {
+			time.Sleep(breath)
+			began = w.clock.Now()
+			w.now.Store(began.UnixNano())
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -138,6 +138,38 @@ func TestALongPauseLosesNothing(t *testing.T) {
 	}
 }
 
+// busy is an owner whose call takes its time.
+type busy struct {
+	Entry
+	call func()
+}
+
+func (b *busy) Due() { b.call() }
+
+// A crowd that is due together does not hold up everybody else until the last was
+// called: the clock moves on meanwhile, and so may others.
+func TestATurnTakesBreaths(t *testing.T) {
+	j := &jump{now: time.Unix(1_000_000, 0)}
+	w := New(j)
+	defer w.Stop()
+	seen := map[int64]int{} // calls at each time that the wheel told
+	for range 10 {
+		b := &busy{}
+		b.Owner, b.call = b, func() { seen[w.Now()]++; j.now = j.now.Add(atOnce / 2) }
+		w.Set(&b.Entry, Tick)
+	}
+	j.now = j.now.Add(Tick)
+	j.fn()
+	if len(seen) != 5 {
+		t.Errorf("%d times were told while 10 were called that take half of atOnce each, want 5", len(seen))
+	}
+	for _, n := range seen {
+		if n != 2 {
+			t.Errorf("%d were called in one go, want 2", n)
+		}
+	}
+}
+
 func TestSettingAllocatesNothing(t *testing.T) {
 	w := New(clock.System{})
 	defer w.Stop()
