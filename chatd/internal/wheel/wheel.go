@@ -24,7 +24,7 @@ const slots = 256
 // What they start goes on then too: done in one go, a swarm of sockets that are cut
 // held up the frames of others for 2 ms.
 const (
-	atOnce = 150 * time.Microsecond
+	atOnce = 300 * time.Microsecond
 	breath = 500 * time.Microsecond
 )
 
