@@ -8,10 +8,12 @@ import (
 	"net"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"chatvault/protocol/cmdline/logtest"
 	"chatvault/protocol/frame"
 	"chatvault/protocol/noisenk"
 	"chatvault/vaultd/internal/pki"
@@ -325,8 +327,8 @@ func TestSlowUplinkIsEnded(t *testing.T) {
 
 // A chatd for which there is no place comes again and again: not each time is a line.
 func TestTooManyUplinksDoNotFillTheLog(t *testing.T) {
-	var log lines
-	w := newWorld(t, func(c *uplink.Config) { c.MaxUplinks, c.Log = 1, slog.New(slog.NewTextHandler(&log, nil)) })
+	log := logtest.New()
+	w := newWorld(t, func(c *uplink.Config) { c.MaxUplinks, c.Log = 1, slog.New(slog.NewJSONHandler(log, nil)) })
 	w.dial()
 	const tries = 30
 	for range tries {
@@ -335,27 +337,9 @@ func TestTooManyUplinksDoNotFillTheLog(t *testing.T) {
 	if n := w.server.Count(uplink.TooManyUplinks); n != tries {
 		t.Errorf("counted %d times", n)
 	}
-	if n := log.count(`msg="uplink refused: too many"`); n < 10 || n > tries/2 {
+	if n := strings.Count(log.String(), `"msg":"uplink refused: too many"`); n < 10 || n > tries/2 {
 		t.Errorf("%d lines for %d refusals", n, tries)
 	}
-}
-
-// lines holds what a log wrote.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return bytes.Count(l.b.Bytes(), []byte(what))
 }
 
 func TestCaps(t *testing.T) {

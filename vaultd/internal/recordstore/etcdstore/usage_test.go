@@ -1,39 +1,20 @@
 package etcdstore_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"chatvault/protocol/cmdline/logtest"
 	"chatvault/vaultd/internal/recordstore"
 	"chatvault/vaultd/internal/recordstore/engines/etcdcluster"
 	"chatvault/vaultd/internal/recordstore/etcdstore"
 )
-
-// logged is a log to look at while it is written.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // A cluster fills up: it is told in time, then swaps are refused for certain, and
 // loads go on. Once there is room again swaps go on too.
@@ -41,10 +22,10 @@ func TestQuota(t *testing.T) {
 	t.Parallel()
 	const quota = 4 << 20
 	cluster := etcdcluster.Start(t, 1, etcdcluster.Options{Args: []string{"--quota-backend-bytes=4194304"}})
-	var log logged
+	log := logtest.New()
 	usages := make(chan etcdstore.Usage, 1)
 	o := fresh(cluster)
-	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	o.Log = slog.New(slog.NewJSONHandler(log, nil))
 	o.UsageInterval = 20 * time.Millisecond
 	o.OnUsage = func(u etcdstore.Usage) {
 		select {
@@ -58,7 +39,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("usage %+v", u)
 	}
 	if strings.Contains(log.String(), "fills up") {
-		t.Errorf("warned of an empty cluster: %s", &log)
+		t.Errorf("warned of an empty cluster: %s", log)
 	}
 
 	acked, err := fill(t, s)
@@ -74,7 +55,7 @@ func TestQuota(t *testing.T) {
 		return nil // for certain
 	})
 	if !strings.Contains(log.String(), "fills up") {
-		t.Errorf("no warning: %s", &log)
+		t.Errorf("no warning: %s", log)
 	}
 	_, v, err := s.Load(t.Context(), one)
 	if err != nil || v < acked || v > acked+1 {
