@@ -129,7 +129,7 @@ func (a *account) charge(op Op) answer {
 		return say(frame.Destroyed)
 	}
 	for _, e := range a.entries[:a.n] {
-		if e.open && e.attempt == op.Attempt {
+		if e.attempt == op.Attempt {
 			return answer{charge: e.charge}
 		}
 	}
@@ -171,19 +171,9 @@ func (a *account) makeRoom() {
 			drop = i
 		}
 	}
-	a.remove(func(i int) bool { return i == drop })
-}
-
-func (a *account) remove(gone func(i int) bool) {
-	kept := [record.MaxEntries]entry{}
-	n := 0
-	for i, e := range a.entries[:a.n] {
-		if !gone(i) {
-			kept[n] = e
-			n++
-		}
-	}
-	a.entries, a.n = kept, n
+	copy(a.entries[drop:], a.entries[drop+1:])
+	a.n--
+	a.entries[a.n] = entry{}
 }
 
 func (a *account) restore(op Op) answer {
@@ -193,14 +183,13 @@ func (a *account) restore(op Op) answer {
 	if a.generation != op.Generation {
 		return say(frame.Conflict)
 	}
-	success := op.Charge
-	for _, e := range a.entries[:a.n] {
-		if e.attempt == op.Attempt {
-			success = max(success, e.charge)
+	a.base = max(a.base, op.Charge)
+	for i := range a.entries[:a.n] {
+		if e := &a.entries[i]; e.attempt == op.Attempt {
+			e.open = false
+			a.base = max(a.base, e.charge)
 		}
 	}
-	a.base = max(a.base, success)
-	a.remove(func(i int) bool { return a.entries[i].attempt == op.Attempt })
 	a.owner, a.notBefore = op.Device, 0
 	a.replaced = [record.MaxReplacements]uint64{}
 	a.claims, a.claimed = [record.MaxClaims]claim{}, 0

@@ -72,12 +72,12 @@ type Record struct {
 	Events []vaultmsg.Event // at most MaxEvents, newest first
 }
 
-// Entry is an attempt that was charged.
+// Entry is an attempt that was charged: the same element goes on, uncharged.
 type Entry struct {
 	Attempt  [32]byte // vaultmsg.AttemptID
 	Charge   uint64   // its number, from 1
 	Time     uint64
-	Open     bool // no verdict yet: the same element goes on uncharged
+	Open     bool // no verdict yet: a record that is used up waits for it
 	OffOwner bool // by a device that was not the owner then
 }
 

@@ -26,12 +26,14 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	if Settle(r, now, p) {
 		return 0, Verdict{Status: frame.Destroyed, Write: true}
 	}
-	// A18: a relay that drops replies, or an HSM that fails after the charge,
-	// must not cost the person who types the right password anything. The same
-	// element under the same key tells nothing new, so it goes on, uncharged.
-	// This stands before `locked`: the tenth attempt may be the right one.
+	// A18: a relay that drops or delays messages, or an HSM that fails after the
+	// charge, must not cost the person anything. The same element under the same
+	// key tells nothing new, so it goes on, uncharged: also one that had its
+	// verdict, for its KE1 may have been held up in another session, by a relay
+	// that stood still, until long after. It stays closed then. This stands before
+	// `locked`: the tenth attempt may be the right one.
 	for _, e := range r.Entries {
-		if e.Open && e.Attempt == a.ID {
+		if e.Attempt == a.ID {
 			return e.Charge, Verdict{Status: frame.OK}
 		}
 	}
@@ -55,8 +57,9 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 
 // makeRoom drops an entry for a new one, if the list is full. Entries above the
 // base are never dropped: there are fewer than ten while an attempt is left. One
-// at or below it has been overtaken by a success; a closed one is of no more use,
-// an open one would be charged anew.
+// at or below it has been overtaken by a success; if it came again it would be
+// charged anew. A closed one comes again only as a straggler, an open one when the
+// person types its password again.
 func makeRoom(r *record.Record) {
 	if len(r.Entries) < record.MaxEntries {
 		return
@@ -94,17 +97,16 @@ func Restore(r *record.Record, a Attempt, generation, charge uint64, now time.Ti
 	if r.Generation != generation {
 		return refuse(frame.Conflict)
 	}
-	// The same element may have been charged anew since, after an earlier
-	// success of it. It is right there too: were that charge left standing
-	// without its entry, ten late verdicts would destroy a key for which nobody
-	// ever typed a wrong password.
-	for _, e := range r.Entries {
-		if e.Attempt == a.ID {
-			charge = max(charge, e.Charge)
+	// The same element may have been charged anew since, after its entry was
+	// dropped. It is right there too: were that charge left standing, late
+	// verdicts could destroy a key for which nobody ever typed a wrong password.
+	for i := range r.Entries {
+		if r.Entries[i].Attempt == a.ID {
+			charge = max(charge, r.Entries[i].Charge)
+			r.Entries[i].Open = false
 		}
 	}
 	r.Base = max(r.Base, charge)
-	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID })
 	// A20: the record follows the person to the device that knew the password;
 	// the lost phone is not its owner any more.
 	r.Owner = a.Device

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -23,6 +24,8 @@ func TestWrongRulesAreFoundGuilty(t *testing.T) {
 		"swap without compare":                   {blindSwap(), scenario{failures: 8, wrong: 3, slack: 2}},
 		"no tombstone check":                     {ignoresTombstones(), scenario{failures: 9, wrong: 2, slack: 2}},
 		"the same element charged anew":          {recharges(), scenario{failures: 8, ticks: 2, slack: 2}},
+		"a failed one charged anew":              {rechargesClosed(), scenario{failures: 3, wrong: 1, slack: 2}},
+		"a success forgets its element":          {forgetsSuccesses(), scenario{failures: 3, slack: 2}},
 		"going on from a stale copy":             {goesOnStale(), scenario{failures: 9, wrong: 1, ticks: 2, slack: 2, stale: true}},
 		"a claim is ripe at once":                {ripeAtOnce(), scenario{ticks: 6, claims: []claim{thiefReplaces}}},
 		"a claim to delete is ripe at once":      {ripeAtOnce(), scenario{ticks: 6, claims: []claim{thiefDeletes}}},
@@ -113,6 +116,33 @@ func recharges() ruleset {
 			}
 		}
 		return rules.Charge(r, a, now, p)
+	}
+	return rs
+}
+
+// rechargesClosed has an attempt go on only until its verdict: a KE1 that a relay
+// held up costs one more.
+func rechargesClosed() ruleset {
+	rs := ours()
+	rs.charge = func(r *record.Record, a rules.Attempt, now time.Time, p rules.Params) (uint64, rules.Verdict) {
+		for i := range r.Entries {
+			if e := &r.Entries[i]; r.State == record.Live && e.Attempt == a.ID && !e.Open {
+				e.Attempt[30] = byte(r.Charges)
+			}
+		}
+		return rules.Charge(r, a, now, p)
+	}
+	return rs
+}
+
+func forgetsSuccesses() ruleset {
+	rs := ours()
+	rs.restore = func(r *record.Record, a rules.Attempt, g, charge uint64, now time.Time) rules.Verdict {
+		v := rules.Restore(r, a, g, charge, now)
+		if v.Status == frame.OK {
+			r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID })
+		}
+		return v
 	}
 	return rs
 }

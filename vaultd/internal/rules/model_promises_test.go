@@ -15,6 +15,7 @@ func (e *explorer) store(u *universe, r *record.Record, by node) {
 	if was.State == record.Live && r.State == record.Destroyed {
 		e.checkDestruction(u, was)
 	}
+	e.checkCharges(u, r)
 	turned := r.Generation != was.Generation || was.State != record.Deleted && r.State == record.Deleted
 	if turned && (by.op < opRegister || !by.ok) {
 		e.guilty = "a record was replaced or deleted, and nobody asked for it"
@@ -54,7 +55,9 @@ func (e *explorer) checkEvaluations(u *universe) {
 func (e *explorer) checkDestruction(u *universe, was *record.Record) {
 	failures := e.failures + int(u.wrong)
 	for _, entry := range was.Entries {
-		if entry.Attempt != element(0).attempt().ID {
+		// After its success, which gave back all that it could, it is repeated
+		// without a charge, and what failed since is all failures.
+		if entry.Attempt != element(0).attempt().ID || !entry.Open && entry.Charge <= was.Base {
 			continue
 		}
 		if u.time().Before(time.Unix(int64(entry.Time), 0).Add(e.params.DestroyAfter)) {
@@ -68,7 +71,16 @@ func (e *explorer) checkDestruction(u *universe, was *record.Record) {
 	}
 }
 
-// checkAuthority is the third: a live record is replaced or deleted by its one
+// checkCharges is the third: a password that somebody types costs one charge,
+// whatever of it is repeated or arrives late, also after its verdict.
+func (e *explorer) checkCharges(u *universe, r *record.Record) {
+	typed := uint64(e.failures) + uint64(u.typed) + 1 // honest's is one for ever
+	if r.Generation == 1 && r.Charges > typed {
+		e.guilty = fmt.Sprintf("%d charges for %d passwords", r.Charges, typed)
+	}
+}
+
+// checkAuthority is the fourth: a live record is replaced or deleted by its one
 // owner, or by a device whose own claim stands and is ripe, which acts itself. A
 // claim that ripened in the face of an attempt under way wins over it: it was
 // announced for as long as ReplaceDelay.

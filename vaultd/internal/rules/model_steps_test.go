@@ -10,15 +10,13 @@ import (
 // beginAny begins everything that anybody can ask a node for.
 func (e *explorer) beginAny(u universe, i int) {
 	r := &e.records[u.record]
-	// Some more charges than it takes: honest ends with the first success whose
-	// reply arrives, and thief has better things to do than to repeat itself.
 	more := r.Generation == 1 && r.Charges < uint64(e.failures)+uint64(e.wrong)+e.slack
 	if more {
 		e.begin(u, i, node{op: opCharge})
 	}
 	for w := element(1); uint8(w) <= u.typed; w++ {
 		if more {
-			e.begin(u, i, node{op: opCharge, element: w}) // repeated, or its reply was dropped
+			e.begin(u, i, node{op: opCharge, element: w}) // repeated, delayed, or its reply was dropped
 		}
 		if u.evaluated[w] != 0 {
 			e.begin(u, i, node{op: opFail, element: w, charge: u.evaluated[w]})

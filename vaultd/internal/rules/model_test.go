@@ -116,7 +116,7 @@ type universe struct {
 	nodes  [2]node // in an order of the explorer's: they are alike
 	now    uint8   // in ticks
 	typed  uint8   // wrong passwords that thief has typed
-	wrong  uint8   // charges for them: one that had its verdict is charged anew
+	wrong  uint8   // charges for them
 	// What was evaluated: the charge of each element, by element; 0 for never.
 	evaluated [8]uint8
 	honest    uint32 // the charges at which honest's element was evaluated, a bit each

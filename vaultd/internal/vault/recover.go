@@ -40,7 +40,7 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	ke2, err := c.generateKE2(ctx, a, &live, ke1)
 	if err != nil {
 		c.v.cfg.Logger.Error("operation failed", "op", "evaluate", "err", err)
-		reply.Status = frame.Unavailable // the entry is open: the same blind goes on, uncharged
+		reply.Status = frame.Unavailable // the entry stands: the same blind goes on, uncharged
 		return reply
 	}
 	c.attempt = a
@@ -152,7 +152,7 @@ func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, cause erro
 	}
 	reply.Left = leftOf(r)
 	for _, e := range r.Entries {
-		reply.Charged = reply.Charged || e.Open && e.Attempt == a.ID
+		reply.Charged = reply.Charged || e.Attempt == a.ID
 	}
 	return reply
 }
@@ -192,12 +192,14 @@ func (c *Conversation) restore(ctx context.Context, a *attempt) vaultmsg.Reply {
 	var left uint8
 	var verdict rules.Verdict
 	err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+		var base uint64
 		if r != nil {
-			// all but this one, which was charged too
-			failures = r.Failures() - min(r.Failures(), 1)
-			wrap = r.Wrap
+			failures, base, wrap = r.Failures(), r.Base, r.Wrap
 		}
 		verdict = rules.Restore(r, a.Attempt, a.generation, a.charge, c.v.cfg.Now())
+		if verdict.Status == frame.OK && r.Base > base {
+			failures-- // this attempt was charged since, too
+		}
 		left = leftOf(r)
 		return r, verdict.Write, nil
 	})

@@ -99,8 +99,8 @@ func staleStory(w *world) (wrong string) {
 	p.session()
 	expect("open: it goes on", open.ke1(), frame.OK, 8)
 	expect("its verdict", p.send(vaultmsg.Abort{}), frame.WrongPassword, 8)
-	expect("closed: charged anew", open.ke1(), frame.OK, 7)
-	expect("its verdict", p.send(vaultmsg.Abort{}), frame.WrongPassword, 7)
+	expect("closed: it goes on", open.ke1(), frame.OK, 8)
+	expect("its verdict", p.send(vaultmsg.Abort{}), frame.WrongPassword, 8)
 	expect("right", p.recover("1234"), frame.OK, 10)
 
 	late := p.try("2222")

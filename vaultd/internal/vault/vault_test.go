@@ -107,6 +107,47 @@ func TestDroppedRepliesCostNothing(t *testing.T) {
 	want(t, "the thirty-first", phone.send(m), frame.OK, 10)
 }
 
+// TestALateKE1CostsNothing is A18 by delay: a relay that stood still hands on the KE1
+// of an attempt that has had its verdict in another session.
+func TestALateKE1CostsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+	phone := w.phone("anna")
+	told := func(a *try, status frame.Status, left int) vaultmsg.Reply {
+		t.Helper()
+		held := phone.c // in which KE1 is under way
+		phone.session()
+		m, _ := a.ke3(a.ke1())
+		verdict := phone.send(m)
+		want(t, "its verdict", verdict, status, left)
+		now := phone.c
+		phone.c = held
+		want(t, "the late KE1", a.ke1(), frame.OK, left)
+		phone.c = now
+		if s, r := phone.status(); int(r.Left) != left || int(s.Failures) != 10-left {
+			t.Errorf("%d left, %d failures, and %d left were told", r.Left, s.Failures, left)
+		}
+		return verdict
+	}
+	told(phone.try("0000"), frame.WrongPassword, 9)
+	told(phone.try("1111"), frame.WrongPassword, 8)
+	a := phone.try("1234")
+	for i, failures := range []uint32{2, 0} { // and once more, as if the success had not been heard
+		if got := told(a, frame.OK, 10).Body.(vaultmsg.Recovered).Failures; got != failures {
+			t.Errorf("success %d: %d failures before it, want %d", i, got, failures)
+		}
+	}
+	told(phone.try("2222"), frame.WrongPassword, 9)
+	if got := told(a, frame.OK, 9).Body.(vaultmsg.Recovered).Failures; got != 1 {
+		t.Errorf("a repeated success gives nothing back: %d failures, want 1", got)
+	}
+	// It is closed: nobody waits for it.
+	for left := 8; left > 0; left-- {
+		told(phone.try("3333"), frame.WrongPassword, left)
+	}
+	want(t, "the tenth", phone.recover("4444"), frame.Destroyed, 0)
+}
+
 func TestTheTenthAttemptMayBeTheRightOne(t *testing.T) {
 	w := newWorld(t)
 	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
