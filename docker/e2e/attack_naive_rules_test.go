@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +36,7 @@ const (
 	early           flaw = "requests in message 1"
 	forgetsTime     flaw = "a ticket is good as of its own time"
 	chargesRepeats  flaw = "the same element is charged anew"
+	forgetsVerdicts flaw = "the same element is charged anew after its verdict"
 	unpaced         flaw = "no pacing"
 	ownerStays      flaw = "the owner never moves"
 	ripeAtOnce      flaw = "a claim is a right at once"
@@ -53,7 +56,7 @@ type naiveRecord struct {
 	charges    int // since the last success
 	byDevice   map[vaultmsg.Thumbprint]int
 	offOwner   int
-	open       map[[32]byte]bool
+	attempts   map[[32]byte]bool // that were charged; true: no verdict yet
 	claims     map[vaultmsg.ClaimID]naiveClaim
 }
 
@@ -152,7 +155,7 @@ func (v *naiveVault) mayEnd(s *naiveSession, r *naiveRecord, what vaultmsg.Claim
 
 func (v *naiveVault) registerStart(s *naiveSession, r *naiveRecord, m vaultmsg.RegisterStart) vaultmsg.Reply {
 	next := &naiveRecord{state: vaultmsg.StateLive, generation: m.Generation + 1, owner: s.device,
-		byDevice: map[vaultmsg.Thumbprint]int{}, open: map[[32]byte]bool{}, claims: map[vaultmsg.ClaimID]naiveClaim{}}
+		byDevice: map[vaultmsg.Thumbprint]int{}, attempts: map[[32]byte]bool{}, claims: map[vaultmsg.ClaimID]naiveClaim{}}
 	if live := r != nil && r.state == vaultmsg.StateLive; live && !v.mayEnd(s, r, vaultmsg.ClaimReplace) {
 		return vaultmsg.Reply{Status: frame.NotOwner, Left: v.left(s, r)}
 	} else if live && v.flaw == liveKey {
@@ -181,7 +184,7 @@ func (v *naiveVault) registerFinish(s *naiveSession, r *naiveRecord, m vaultmsg.
 	case next == nil:
 		return vaultmsg.Reply{Status: frame.Conflict}
 	case r == next && v.flaw == finishRefills:
-		next.charges, next.state, next.open = 0, vaultmsg.StateLive, map[[32]byte]bool{}
+		next.charges, next.state, next.attempts = 0, vaultmsg.StateLive, map[[32]byte]bool{}
 	case r == next:
 		return receipt(r)
 	}
@@ -229,7 +232,9 @@ func (v *naiveVault) recoverStart(s *naiveSession, r *naiveRecord, m vaultmsg.Re
 
 // charge counts as the rules say, but for the flaw.
 func (v *naiveVault) charge(s *naiveSession, r *naiveRecord, id [32]byte) frame.Status {
-	if r.open[id] && v.flaw != chargesRepeats {
+	switch open, charged := r.attempts[id]; {
+	case !charged, v.flaw == chargesRepeats, v.flaw == forgetsVerdicts && !open:
+	default:
 		return frame.OK
 	}
 	if v.left(s, r) == 0 {
@@ -257,7 +262,7 @@ func (v *naiveVault) charge(s *naiveSession, r *naiveRecord, id [32]byte) frame.
 	if s.device != r.owner {
 		r.offOwner++
 	}
-	r.open[id] = true
+	r.attempts[id] = true
 	return frame.OK
 }
 
@@ -272,7 +277,7 @@ func (v *naiveVault) recoverFinish(s *naiveSession, r *naiveRecord, m vaultmsg.R
 		return v.fail(s, r, a)
 	}
 	r.charges, r.offOwner, r.byDevice = 0, 0, map[vaultmsg.Thumbprint]int{}
-	delete(r.open, a.id)
+	r.attempts[a.id] = false
 	clear(r.claims)
 	if v.flaw != ownerStays {
 		r.owner = s.device
@@ -290,10 +295,10 @@ func (v *naiveVault) abort(s *naiveSession, r *naiveRecord) vaultmsg.Reply {
 }
 
 func (v *naiveVault) fail(s *naiveSession, r *naiveRecord, a *naiveAttempt) vaultmsg.Reply {
-	if delete(r.open, a.id); v.flaw == chargesVerdicts {
+	if r.attempts[a.id] = false; v.flaw == chargesVerdicts {
 		r.charges++
 	}
-	if v.left(s, r) == 0 && len(r.open) == 0 {
+	if v.left(s, r) == 0 && !slices.Contains(slices.Collect(maps.Values(r.attempts)), true) {
 		r.state, r.finish = vaultmsg.StateDestroyed, vaultmsg.RegisterFinish{}
 		return vaultmsg.Reply{Charged: true, Status: frame.Destroyed}
 	}

@@ -37,6 +37,7 @@ var attacks = []struct {
 	{"A13", early, (*arena).replaysMessage1},
 	{"A15", forgetsTime, (*arena).oldTicket},
 	{"A18", chargesRepeats, (*arena).dropsReplies},
+	{"A18", forgetsVerdicts, (*arena).holdsBackKE1},
 	{"A19", unpaced, (*arena).burnsAtOnce},
 	{"A20", ownerStays, (*arena).lostPhoneDeletes},
 	{"A21", ripeAtOnce, (*arena).claimsAndReplaces},
@@ -48,14 +49,14 @@ func TestAttacksWinAgainstNaiveVaultsOnly(t *testing.T) {
 	naiveSite, v := naiveHouse(t)
 	ours := start(t)
 	paced := start(t, func(o *stack.Options) { o.Pacing = true })
-	for _, a := range attacks {
+	for i, a := range attacks {
 		t.Run(a.id+" "+string(a.flaw), func(t *testing.T) {
 			against := func(h *house, name string, f flaw, want bool) {
 				t.Helper()
 				v.mu.Lock()
 				v.flaw, v.pacing, v.racing = f, a.id == "A19", 0
 				v.mu.Unlock()
-				if won := a.wins(&arena{t: t, h: h, sub: "anna of " + a.id + " " + name}); won != want {
+				if won := a.wins(&arena{t: t, h: h, sub: fmt.Sprintf("anna %d of %s", i, name)}); won != want {
 					t.Errorf("against %s: won %v, want %v", name, won, want)
 				}
 			}
@@ -378,6 +379,29 @@ func (a *arena) dropsReplies() bool {
 	}
 	s := a.as(d)
 	return x.verdict(s, x.ke1(s)).Status != frame.OK
+}
+
+// A18 by delay: a relay holds KE1 back, the person types the same again in another
+// session and has a verdict, and then what was held back arrives.
+func (a *arena) holdsBackKE1() bool {
+	a.registers()
+	d := a.device()
+	w := a.h.as(a.t, d)
+	inside := func() *talk {
+		s := a.h.talk(a.t, w)
+		must(a.t, s.ask(s.authorise(d, d.ticket(a.t))))
+		return s
+	}
+	for _, pw := range []string{"wrong", thePIN} {
+		held, s := inside(), inside()
+		x := a.try(pw)
+		told := x.verdict(s, x.ke1(s)).Left
+		x.ke1(held)
+		if _, left := s.status(); left != int(told) {
+			return true
+		}
+	}
+	return false
 }
 
 // A19: a thief with the account, on a device of his own, burns all attempts at once.
