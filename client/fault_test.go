@@ -212,8 +212,8 @@ func TestCutOffWhileRegisteringSaysNothingOfAttempts(t *testing.T) {
 }
 
 // A relay that lets aborts through, and ends the session before each reply, must not
-// turn one wrong password into ten charges (A18): the entry is closed by then, and
-// the same element would be charged anew.
+// turn one wrong password into ten charges (A18), not even at a vault that charges an
+// element anew once it had its verdict.
 func TestLostVerdictOfAnAbortIsNotChargedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRelay) {
 		p := f.phone(func(c *client.Config) { c.Timeout = 5 * time.Minute })

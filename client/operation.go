@@ -73,9 +73,9 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 			return nil
 		}
 		if o.verdict != nil {
-			// Not once more: the abort may have been heard and its reply lost. Then
-			// the entry is closed, and the same element would be charged anew, as
-			// often as a relay cares to end the session (A18).
+			// Not once more: the verdict is known, and a vault that does not keep
+			// entries after it would charge the same element anew, as often as a
+			// relay cares to end the session (A18).
 			return o.wrap(err)
 		}
 		fault, again := o.passing(err)

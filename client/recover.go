@@ -178,8 +178,8 @@ func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1, release func())
 				}
 			}
 		}
-		// No abort after other failures: it would close the entry that the
-		// same element is to go on with.
+		// No abort after other failures: it would close the entry, and a record
+		// that is used up waits for the open ones only.
 		return vaultmsg.RecoverStarted{}, refused
 	}
 	if err != nil {
@@ -213,8 +213,8 @@ func (o *operation) finalize(login *opaque.ClientLogin, started vaultmsg.Recover
 
 // abort tells the vault that the password was wrong, and returns the verdict. If
 // it is not known whether the vault was told, the verdict stands and so does the
-// blind: if the entry is still open, typing the same again costs nothing. It is
-// told in this session only; see run.
+// blind: typing the same again costs nothing. It is told in this session only; see
+// run.
 func (o *operation) abort(ctx context.Context) error {
 	wrong := &Error{Op: o.name, Code: frame.WrongPassword, Charged: true, AttemptsLeft: o.left}
 	o.verdict = wrong
