@@ -128,8 +128,12 @@ func (a *account) charge(op Op) answer {
 	if a.settle(op.Now) {
 		return say(frame.Destroyed)
 	}
-	for _, e := range a.entries[:a.n] {
-		if e.attempt == op.Attempt {
+	again := -1 // a verdict that the session knew of, and the password typed again
+	for i, e := range a.entries[:a.n] {
+		if e.attempt != op.Attempt {
+			continue
+		}
+		if again = i; e.open || op.ToldIn != a.generation || e.charge > op.Told {
 			return answer{charge: e.charge}
 		}
 	}
@@ -140,7 +144,9 @@ func (a *account) charge(op Op) answer {
 	case stranger && op.Now < a.notBefore:
 		return answer{status: frame.Paced, until: a.notBefore}
 	}
-	if a.n == record.MaxEntries {
+	if again >= 0 {
+		a.remove(again)
+	} else if a.n == record.MaxEntries {
 		a.makeRoom()
 	}
 	a.charges++
@@ -171,7 +177,11 @@ func (a *account) makeRoom() {
 			drop = i
 		}
 	}
-	copy(a.entries[drop:], a.entries[drop+1:])
+	a.remove(drop)
+}
+
+func (a *account) remove(i int) {
+	copy(a.entries[i:], a.entries[i+1:])
 	a.n--
 	a.entries[a.n] = entry{}
 }
@@ -183,14 +193,17 @@ func (a *account) restore(op Op) answer {
 	if a.generation != op.Generation {
 		return say(frame.Conflict)
 	}
-	a.base = max(a.base, op.Charge)
+	success := op.Charge
 	for i := range a.entries[:a.n] {
 		if e := &a.entries[i]; e.attempt == op.Attempt {
 			e.open = false
-			a.base = max(a.base, e.charge)
+			success = max(success, e.charge)
 		}
 	}
-	a.owner, a.notBefore = op.Device, 0
+	if success > a.base {
+		a.base, a.notBefore = success, 0
+	}
+	a.owner = op.Device
 	a.replaced = [record.MaxReplacements]uint64{}
 	a.claims, a.claimed = [record.MaxClaims]claim{}, 0
 	return say(frame.OK)

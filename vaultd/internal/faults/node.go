@@ -83,6 +83,9 @@ func (n *Local) decide(r *record.Record, op Op) (result Result, next *record.Rec
 	var charge, claim uint64
 	now, p, device := time.Unix(int64(op.Now), 0), rules.Defaults(), thumbprint(op.Device)
 	attempt := rules.Attempt{ID: attemptID(op.Attempt), Device: device}
+	if r != nil && r.Generation == op.ToldIn {
+		attempt.Told = op.Told
+	}
 	switch op.Kind {
 	case Status:
 		v.Write = r != nil && rules.Settle(r, now, p)

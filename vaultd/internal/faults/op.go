@@ -47,6 +47,7 @@ type Op struct {
 	Device       uint8
 	Now          uint64 // Unix seconds, on every machine
 	Attempt      uint64 // Charge, Restore, Fail: the blinded element
+	Told, ToldIn uint64 // Charge: the base of which the session was told, and its generation
 	Charge       uint64 // Restore: the number that the attempt was charged under
 	Generation   uint64 // RegisterStart, RegisterFinish: the one to make; else of the record
 	Purpose      vaultmsg.Purpose

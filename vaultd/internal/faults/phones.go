@@ -42,7 +42,9 @@ type session struct {
 	place
 	h       [32]byte
 	c       *vault.Conversation
-	born    uint64   // the time; a session ends when that goes on
+	born    uint64 // the time; a session ends when that goes on
+	told    uint64 // the base of the record when it began, and its generation
+	toldIn  uint64
 	ke3     uint64   // the generation of a KE3 in it that was not used yet
 	attempt *attempt // that has KE2 and no verdict
 }
@@ -135,6 +137,7 @@ func (p *Phones) begin(ctx context.Context, w *witness, op *Op) (Result, error) 
 	}
 	result, _, err := s.send(ctx, w, vaultmsg.Authorise{DeviceKey: key.Public(), Signature: proof, Ticket: jwt})
 	if err == nil && result.Status == frame.OK {
+		s.told, s.toldIn = result.Base, result.Generation
 		p.release(s)
 	}
 	return result, err
@@ -146,6 +149,7 @@ func (p *Phones) charge(ctx context.Context, w *witness, s *session, op *Op) (Re
 	if rightful(op.Account) {
 		password = rightPassword
 	}
+	op.Told, op.ToldIn = s.told, s.toldIn
 	blind, err := p.fleet.blind(op.Attempt)
 	if err != nil {
 		return Result{}, err

@@ -145,6 +145,9 @@ func (t *target) another(rng *rand.Rand, dice int) *Op {
 	switch {
 	case old.Charge == 0 || dice >= 50 && dice < 65: // no answer yet: nobody can have its verdict
 		op.Charge = 0
+		if rng.IntN(2) == 0 { // in a session that was just opened; else in an old one
+			op.Told, op.ToldIn = t.seen.Base, t.seen.Generation
+		}
 	case rightful(t.id) && dice < 80, t.seen.State != record.Live:
 		op.Kind = Restore
 	default:

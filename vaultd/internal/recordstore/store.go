@@ -48,8 +48,8 @@
 // Nothing may be answered, and nothing evaluated, on a stale value without such a
 // swap. That goes for whatever a rule decides that stores nothing:
 //
-//   - that an open attempt goes on uncharged: it may have been closed, or be of a
-//     record that was replaced, and an evaluation would be free;
+//   - that an attempt goes on uncharged: it may be of a record that was destroyed or
+//     replaced since, or have made room for others, and an evaluation would be free;
 //   - every refusal: the account that a stale member does not have may be
 //     registered, the locked one replaced, and the person would be told that the key is gone;
 //   - status, and a receipt that is given once more.

@@ -13,6 +13,7 @@ import (
 type Attempt struct {
 	ID     [32]byte // vaultmsg.AttemptID, over the record's generation
 	Device vaultmsg.Thumbprint
+	Told   uint64 // the base of which its session was told: an attempt begun after that success
 }
 
 // Charge decides whether the attempt may be evaluated: status ok says yes, and
@@ -28,12 +29,10 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	}
 	// A18: a relay that drops or delays messages, or an HSM that fails after the
 	// charge, must not cost the person anything. The same element under the same
-	// key tells nothing new, so it goes on, uncharged: also one that had its
-	// verdict, for its KE1 may have been held up in another session, by a relay
-	// that stood still, until long after. It stays closed then. This stands before
-	// `locked`: the tenth attempt may be the right one.
+	// key tells nothing new, so it goes on, uncharged. This stands before `locked`:
+	// the tenth attempt may be the right one.
 	for _, e := range r.Entries {
-		if e.Attempt == a.ID {
+		if e.Attempt == a.ID && (e.Open || !a.anew(e)) {
 			return e.Charge, Verdict{Status: frame.OK}
 		}
 	}
@@ -45,6 +44,7 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	if p.Pacing && offOwner && seconds(now) < r.NotBefore {
 		return 0, Verdict{Status: frame.Paced, Until: r.NotBefore}
 	}
+	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID })
 	makeRoom(r)
 	r.Charges++
 	r.Entries = append(r.Entries, record.Entry{Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner})
@@ -54,6 +54,13 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	note(r, event(vaultmsg.EventCharged, a.Device, now))
 	return r.Charges, Verdict{Status: frame.OK, Write: true}
 }
+
+// anew says whether the attempt of a closed entry is made once more. Its session was
+// told then of a success as late as that: who did not hear of his own success, and
+// types the password again, shall get all attempts back again. In an older session
+// it is a straggler: a relay that stood still hands on a KE1 that it held, after the
+// attempt has had its verdict in another session.
+func (a Attempt) anew(e record.Entry) bool { return e.Charge <= a.Told }
 
 // makeRoom drops an entry for a new one, if the list is full. Entries above the
 // base are never dropped: there are fewer than ten while an attempt is left. One
@@ -106,11 +113,15 @@ func Restore(r *record.Record, a Attempt, generation, charge uint64, now time.Ti
 			r.Entries[i].Open = false
 		}
 	}
-	r.Base = max(r.Base, charge)
+	if charge = min(charge, r.Charges); charge > r.Base {
+		r.Base = charge
+		// Only with the count that it comes from: a success that gives nothing back
+		// must not hand a thief his next attempt (A19).
+		r.NotBefore = 0
+	}
 	// A20: the record follows the person to the device that knew the password;
 	// the lost phone is not its owner any more.
 	r.Owner = a.Device
-	r.NotBefore = 0
 	r.Replacements = [record.MaxReplacements]uint64{}
 	// A21: no claim outlives a proof of the password.
 	dropClaims(r, a.Device, now)
@@ -128,12 +139,15 @@ func Fail(r *record.Record, a Attempt, generation uint64, kind vaultmsg.EventKin
 	if r.Generation != generation {
 		return refuse(frame.Conflict)
 	}
+	closed := false
 	for i := range r.Entries {
-		if r.Entries[i].Attempt == a.ID {
-			r.Entries[i].Open = false
+		if e := &r.Entries[i]; e.Attempt == a.ID {
+			closed, e.Open = !e.Open, false
 		}
 	}
-	verdictEvent(r, kind, a.Device, now)
+	if !closed { // else one charge could push out all that happened
+		verdictEvent(r, kind, a.Device, now)
+	}
 	if Settle(r, now, p) {
 		return Verdict{Status: frame.Destroyed, Write: true}
 	}

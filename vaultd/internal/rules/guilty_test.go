@@ -36,6 +36,7 @@ func TestWrongRulesAreFoundGuilty(t *testing.T) {
 		"a KE3 leaves the owner":                 {leavesOwner(), scenario{slack: 1, lost: true}},
 		"a KE3's right outlives another's KE3":   {keepsRights(), scenario{slack: 1, lost: true}},
 		"a verdict for whatever is there by now": {anyGeneration(), scenario{failures: 9, wrong: 1, ticks: 2, slack: 1, register: true}},
+		"a repeated success ends pacing":         {endsPacing(), scenario{failures: 6, unheard: true, wrong: 1, slack: 1, pacing: true}},
 		"no pacing":                              {unpaced(), scenario{failures: 5, wrong: 2, slack: 1, pacing: true}},
 	} {
 		e := explore(c.rules, c.scenario)
@@ -235,6 +236,16 @@ func anyGeneration() ruleset {
 	rs := ours()
 	rs.fail = func(r *record.Record, a rules.Attempt, _ uint64, now time.Time, p rules.Params) rules.Verdict {
 		return rules.Fail(r, a, r.Generation, vaultmsg.EventFailed, now, p)
+	}
+	return rs
+}
+
+func endsPacing() ruleset {
+	rs := ours()
+	rs.restore = func(r *record.Record, a rules.Attempt, g, charge uint64, now time.Time) rules.Verdict {
+		v := rules.Restore(r, a, g, charge, now)
+		r.NotBefore = 0
+		return v
 	}
 	return rs
 }

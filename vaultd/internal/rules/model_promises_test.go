@@ -32,7 +32,7 @@ func (e *explorer) store(u *universe, r *record.Record, by node) {
 // elements after the last success.
 func (e *explorer) checkEvaluations(u *universe) {
 	n := 0
-	if u.success == 0 {
+	if u.success == e.begun {
 		n = e.failures
 	}
 	for _, charge := range u.evaluated {
@@ -72,9 +72,10 @@ func (e *explorer) checkDestruction(u *universe, was *record.Record) {
 }
 
 // checkCharges is the third: a password that somebody types costs one charge,
-// whatever of it is repeated or arrives late, also after its verdict.
+// whatever of it is repeated or arrives late, also after its verdict; unless it is
+// typed again, after a success of which its session was told.
 func (e *explorer) checkCharges(u *universe, r *record.Record) {
-	typed := uint64(e.failures) + uint64(u.typed) + 1 // honest's is one for ever
+	typed := uint64(e.failures) + uint64(u.typed) + 1 + uint64(u.again)
 	if r.Generation == 1 && r.Charges > typed {
 		e.guilty = fmt.Sprintf("%d charges for %d passwords", r.Charges, typed)
 	}

@@ -1,6 +1,8 @@
 package rules_test
 
 import (
+	"slices"
+
 	"chatvault/protocol/frame"
 	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/record"
@@ -10,14 +12,23 @@ import (
 // beginAny begins everything that anybody can ask a node for.
 func (e *explorer) beginAny(u universe, i int) {
 	r := &e.records[u.record]
+	// Some more charges than it takes: honest ends with the first success whose
+	// reply arrives, and thief has better things to do than to repeat itself.
 	more := r.Generation == 1 && r.Charges < uint64(e.failures)+uint64(e.wrong)+e.slack
-	if more {
-		e.begin(u, i, node{op: opCharge})
-	}
-	for w := element(1); uint8(w) <= u.typed; w++ {
-		if more {
-			e.begin(u, i, node{op: opCharge, element: w}) // repeated, delayed, or its reply was dropped
+	charge := func(u universe, w element) {
+		if !more {
+			return
 		}
+		e.begin(u, i, node{op: opCharge, element: w}) // in a session from before any success
+		if slices.ContainsFunc(r.Entries, func(entry record.Entry) bool {
+			return entry.Attempt == w.attempt().ID && entry.Charge <= r.Base
+		}) {
+			e.begin(u, i, node{op: opCharge, element: w, told: uint8(r.Base)}) // or told of the last
+		}
+	}
+	charge(u, 0)
+	for w := element(1); uint8(w) <= u.typed; w++ {
+		charge(u, w) // repeated, delayed, or its reply was dropped
 		if u.evaluated[w] != 0 {
 			e.begin(u, i, node{op: opFail, element: w, charge: u.evaluated[w]})
 		}
@@ -25,7 +36,7 @@ func (e *explorer) beginAny(u universe, i int) {
 	if more && u.typed < e.wrong {
 		next := u
 		next.typed++
-		e.begin(next, i, node{op: opCharge, element: element(next.typed)})
+		charge(next, element(next.typed))
 	}
 	for charge := uint8(1); charge < 32; charge++ {
 		if u.honest&(1<<charge) != 0 {
@@ -92,6 +103,7 @@ func (e *explorer) decide(r *record.Record, n *node, u *universe) (v rules.Verdi
 	switch n.op {
 	case opCharge:
 		var c uint64
+		a.Told = uint64(n.told)
 		c, v = e.rules.charge(r, a, now, e.params)
 		n.charge = uint8(c)
 	case opRestore:
@@ -138,6 +150,9 @@ func (e *explorer) happened(u *universe, n node) {
 	case opCharge:
 		if n.element != 0 {
 			u.wrong++
+		}
+		if n.told != 0 {
+			u.again++
 		}
 		e.checkPace(u, n)
 	case opRestore:

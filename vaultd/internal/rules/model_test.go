@@ -88,6 +88,7 @@ type node struct {
 	what    vaultmsg.ClaimKind
 	ok      bool // the rule said yes
 	charge  uint8
+	told    uint8 // of charge: the base of which the session was told
 	at      uint8 // the tick in which it decided
 	loaded  ref   // the record that was decided on
 	decided ref   // the record to be swapped for it
@@ -101,7 +102,7 @@ func (n node) key() []int {
 	if n.ok {
 		ok = 1
 	}
-	return []int{int(n.op), int(n.element), int(n.device), int(n.what), ok, int(n.charge), int(n.at), int(n.loaded), int(n.decided)}
+	return []int{int(n.op), int(n.element), int(n.device), int(n.what), ok, int(n.charge), int(n.told), int(n.at), int(n.loaded), int(n.decided)}
 }
 
 // ref stands for an encoded record; the explorer keeps one copy of each. It also
@@ -117,6 +118,7 @@ type universe struct {
 	now    uint8   // in ticks
 	typed  uint8   // wrong passwords that thief has typed
 	wrong  uint8   // charges for them
+	again  uint8   // charges for what was typed again after a success that was told
 	// What was evaluated: the charge of each element, by element; 0 for never.
 	evaluated [8]uint8
 	honest    uint32 // the charges at which honest's element was evaluated, a bit each
@@ -138,6 +140,7 @@ func timeOf(now uint8) time.Time { return start.Add(time.Duration(now) * tick) }
 // scenario is where an exploration starts, and what may happen in it.
 type scenario struct {
 	failures     int     // at the start, by devices that are not part of it
+	unheard      bool    // honest succeeded before them, and did not hear of it
 	wrong, ticks uint8   // wrong passwords that thief may type; how far time may go
 	slack        uint64  // how many charges there may be beyond those
 	claims       []claim // that may be made, used and cancelled, at any time
@@ -161,6 +164,7 @@ type explorer struct {
 	rules  ruleset
 	params rules.Params
 	guilty string // the first broken promise
+	begun  uint8  // the success before the failures at the start
 
 	seen    map[universe]struct{}
 	todo    []universe
@@ -193,12 +197,23 @@ func explore(rs ruleset, s scenario) *explorer {
 		seen: map[universe]struct{}{}, records: make([]record.Record, 1), refs: map[string]ref{}}
 	r := live()
 	r.Owner = deviceOf[lost]
+	u := universe{owner: lost}
+	if s.unheard {
+		c, _ := rules.Charge(r, element(0).attempt(), start, e.params)
+		rules.Restore(r, element(0).attempt(), 1, c, start)
+		u.owner, u.success, u.evaluated[0], u.honest = honest, uint8(c), uint8(c), 1<<c
+	}
 	fill(r, s.failures, false)
-	for i := range r.Entries {
+	for i := len(r.Entries) - s.failures; i < len(r.Entries); i++ {
 		r.Entries[i].Attempt[31] = 0xff // elements of their own
 		r.Entries[i].OffOwner = s.pacing
 	}
-	e.visit(universe{record: e.intern(r), owner: lost})
+	if s.pacing && s.failures >= 6 {
+		r.NotBefore = uint64(start.Add(time.Minute).Unix())
+	}
+	e.begun = u.success
+	u.record = e.intern(r)
+	e.visit(u)
 	for len(e.todo) > 0 && e.guilty == "" {
 		if len(e.seen) > maxStates {
 			panic(fmt.Sprintf("more than %d states", maxStates))

@@ -26,6 +26,9 @@ type Conversation struct {
 	device     vaultmsg.Thumbprint
 	expires    time.Time
 	id         recordstore.ID
+	// The base of the record when the session was told of it last, and of which
+	// generation.
+	told, toldIn uint64
 
 	attempt *attempt // between RecoverStart and its verdict
 	ke3     uint64   // the generation of a KE3 in this session that was not used yet, or 0
@@ -159,6 +162,9 @@ func (c *Conversation) status(ctx context.Context) vaultmsg.Reply {
 		now := c.v.cfg.Now()
 		settled := r != nil && rules.Settle(r, now, c.v.params())
 		s, left = rules.Status(r, c.device, now, c.v.params()), leftOf(r)
+		if r != nil {
+			c.told, c.toldIn = r.Base, r.Generation
+		}
 		return r, settled, nil
 	})
 	if err != nil {

@@ -74,6 +74,9 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 		if r != nil {
 			a.generation = r.Generation
 			a.ID = vaultmsg.AttemptID(r.Generation, c.device, blinded)
+			if a.Told = 0; r.Generation == c.toldIn {
+				a.Told = c.told
+			}
 		}
 		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.params())
 		if verdict.Status == frame.OK && verdict.Write {
@@ -168,7 +171,7 @@ func (c *Conversation) recoverFinish(ctx context.Context, m vaultmsg.RecoverFini
 		return c.repeatRefusal(ctx)
 	}
 	if !c.v.cfg.Now().Before(a.ends) {
-		c.dropAttempt() // the entry stays open: the same blind goes on, uncharged
+		c.dropAttempt() // the entry stands: the same blind goes on, uncharged
 		c.idleWrite(ctx)
 		return vaultmsg.Reply{Status: frame.NoAttempt, Charged: true}
 	}

@@ -138,14 +138,70 @@ func TestALateKE1CostsNothing(t *testing.T) {
 		}
 	}
 	told(phone.try("2222"), frame.WrongPassword, 9)
-	if got := told(a, frame.OK, 9).Body.(vaultmsg.Recovered).Failures; got != 1 {
-		t.Errorf("a repeated success gives nothing back: %d failures, want 1", got)
+	if got := told(a, frame.OK, 10).Body.(vaultmsg.Recovered).Failures; got != 1 {
+		t.Errorf("typed again: %d failures before, want 1", got)
 	}
-	// It is closed: nobody waits for it.
-	for left := 8; left > 0; left-- {
+	// They are closed: nobody waits for them.
+	for left := 9; left > 0; left-- {
 		told(phone.try("3333"), frame.WrongPassword, left)
 	}
 	want(t, "the tenth", phone.recover("4444"), frame.Destroyed, 0)
+}
+
+// TestASuccessThatComesLateGivesNothingBack: the person's element once more, in
+// sessions from before its success. A relay that holds them back must not feed a
+// thief with attempts, nor end his pacing (A19).
+func TestASuccessThatComesLateGivesNothingBack(t *testing.T) {
+	w := newWorld(t, func(c *vault.Config) { c.Params.Pacing = true })
+	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+	phone := w.phone("anna")
+	type session struct {
+		c *vault.Conversation
+		h [32]byte
+	}
+	var held []session
+	for range 3 {
+		phone.session()
+		held = append(held, session{phone.c, phone.h})
+	}
+	a := phone.try("1234")
+	in := func(s session) vaultmsg.Reply {
+		phone.c, phone.h = s.c, s.h
+		m, _ := a.ke3(a.ke1())
+		return phone.send(m)
+	}
+	want(t, "the success", in(held[0]), frame.OK, 10)
+	thief := w.phone("anna")
+	for left := 9; left >= 4; left-- {
+		want(t, "the thief", thief.recover("0000"), frame.WrongPassword, left)
+	}
+	for _, s := range held[1:] {
+		want(t, "paced", thief.recover("0000"), frame.Paced, 0)
+		r := in(s)
+		want(t, "the success, late", r, frame.OK, 4)
+		if got := r.Body.(vaultmsg.Recovered).Failures; got != 6 {
+			t.Errorf("%d failures, want 6", got)
+		}
+	}
+	want(t, "still paced", thief.recover("0000"), frame.Paced, 0)
+	phone.session()
+	want(t, "typed again", phone.recover("1234"), frame.OK, 10)
+}
+
+// TestEventsOutliveStragglers: what happened is not pushed out for one charge.
+func TestEventsOutliveStragglers(t *testing.T) {
+	w := newWorld(t)
+	phone := w.phone("anna")
+	phone.register(vaultmsg.PurposeRegister, 0, "1234")
+	a := phone.try("0000")
+	for range 2 * vaultmsg.MaxEvents {
+		a.ke1()
+		want(t, "abort", phone.send(vaultmsg.Abort{}), frame.WrongPassword, 9)
+	}
+	s, _ := phone.status()
+	if len(s.Events) != 2 || s.Events[1].Kind != vaultmsg.EventRegistered {
+		t.Errorf("%+v", s.Events)
+	}
 }
 
 func TestTheTenthAttemptMayBeTheRightOne(t *testing.T) {
