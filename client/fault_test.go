@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +150,30 @@ func TestAbandonedSessionsAreClosed(t *testing.T) {
 				t.Errorf("%d sessions left behind", n)
 			}
 		})
+	})
+}
+
+// The tenth attempt was the right password, and its reply was lost. A typo then is
+// told that nothing is left; the right password still goes on.
+func TestATypoWhileLockedLosesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone(func(c *client.Config) { c.Timeout = 15 * time.Second })
+		key, _ := p.register(t, "pw")
+		for n := range 9 {
+			p.Recover(t.Context(), fmt.Appendf(nil, "wrong %d", n))
+		}
+		f.hook(onData(down, 2, drop, 0))
+		_, err := p.Recover(t.Context(), []byte("pw"))
+		wantError(t, err, client.ErrUnreachable)
+		f.hook(nil)
+		_, err = p.Recover(t.Context(), []byte("typo"))
+		wantError(t, err, client.ErrLocked)
+		if got, err := p.Recover(t.Context(), []byte("pw")); err != nil || !got.Key.Equal(key.Key) {
+			t.Fatal(err)
+		}
+		if c := f.vault.charges(); c != 10 {
+			t.Errorf("%d charges, want 10", c)
+		}
 	})
 }
 

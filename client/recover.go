@@ -172,7 +172,8 @@ func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1, release func())
 			if _, err := o.s.Call(ctx, vaultmsg.Abort{}); err != nil {
 				o.c.cfg.Logger.Debug("abort after a refusal failed", "error", err)
 			}
-			if refused.Code != frame.Paced {
+			// Locked may be a typo's answer, while the blind's own attempt is open.
+			if refused.Code != frame.Paced && refused.Code != frame.Locked {
 				if err := o.verdictReached(); err != nil {
 					return vaultmsg.RecoverStarted{}, err
 				}
