@@ -85,6 +85,35 @@ func TestSessionLostGoesOnWithTheSameBlind(t *testing.T) {
 	})
 }
 
+// The success was stored, its reply was lost, and the next try succeeds once more: the
+// failures before the first are told all the same, for somebody may have guessed.
+func TestFailuresBeforeALostSuccessAreTold(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		key, _ := p.register(t, "pw")
+		p.Recover(t.Context(), []byte("wrong"))
+		lost := false
+		f.hook(func(d direction, fr frame.Frame) fate {
+			if data, ok := fr.(frame.Data); ok && d == down && data.Sequence == 3 && !lost {
+				lost = true
+				f.vault.forgetAll()
+				return cut
+			}
+			return pass
+		})
+		got, err := p.Recover(t.Context(), []byte("pw"))
+		if err != nil || !got.Key.Equal(key.Key) || !lost {
+			t.Fatal(err)
+		}
+		if got.FailuresBefore != 1 || got.AttemptsLeft != 10 {
+			t.Errorf("%d failures before, %d left, want 1 and 10", got.FailuresBefore, got.AttemptsLeft)
+		}
+		if got, err = p.Recover(t.Context(), []byte("pw")); err != nil || got.FailuresBefore != 0 {
+			t.Errorf("%v; the next time %d failures before, want 0", err, got.FailuresBefore)
+		}
+	})
+}
+
 // A relay that drops replies for as long as it likes costs one charge (A18),
 // also when the app is killed between the attempts.
 func TestThirtyDroppedRecoveriesCostOneCharge(t *testing.T) {

@@ -44,6 +44,11 @@ type operation struct {
 	charged bool
 
 	verdict error // reached, whether or not the vault has confirmed it
+
+	// failures is how many other attempts were charged since the last success, as
+	// each KE2 told, the most of them: a KE3 whose reply was lost may have ended
+	// that count.
+	failures int
 }
 
 // run opens a session, calls do, and does both again when the session was lost

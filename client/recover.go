@@ -18,6 +18,9 @@ import (
 	"chatvault/protocol/vaultmsg"
 )
 
+// maxAttempts is how many attempts a password has (SPEC 11.1).
+const maxAttempts = 10
+
 // maxResends is how often a request whose failure consumed nothing is sent again
 // in its session.
 const maxResends = 4
@@ -42,7 +45,7 @@ func (c *Client) Recover(ctx context.Context, typed secret.Bytes) (Recovered, er
 			return err
 		}
 		out = Recovered{
-			Key: key, Generation: body.Generation, FailuresBefore: int(body.Failures),
+			Key: key, Generation: body.Generation, FailuresBefore: max(int(body.Failures), o.failures),
 			AttemptsLeft: o.left, Events: events,
 		}
 		return nil
@@ -82,6 +85,7 @@ func (o *operation) attempt(ctx context.Context, pw password.Password) (BackupKe
 	if err != nil {
 		return BackupKey{}, none, err
 	}
+	o.failures = max(o.failures, maxAttempts-o.left-1)
 	ke3, sessionKey, exportKey, err := o.finalize(login, started, release)
 	if errors.Is(err, opaque.ErrAuthentication) {
 		return BackupKey{}, none, o.abort(ctx)
