@@ -199,7 +199,14 @@ func (c *Conversation) restore(ctx context.Context, a *attempt) vaultmsg.Reply {
 		if r != nil {
 			failures, base, wrap = r.Failures(), r.Base, r.Wrap
 		}
-		verdict = rules.Restore(r, a.Attempt, a.generation, a.charge, c.v.cfg.Now())
+		now := c.v.cfg.Now()
+		if !now.Before(a.ends) {
+			// This node stood still, and another device may have recovered since:
+			// it is to stay the owner (A20).
+			verdict, left = rules.Verdict{Status: frame.NoAttempt}, leftOf(r)
+			return r, false, nil
+		}
+		verdict = rules.Restore(r, a.Attempt, a.generation, a.charge, now)
 		if verdict.Status == frame.OK && r.Base > base {
 			failures-- // this attempt was charged since, too
 		}
