@@ -42,6 +42,7 @@ type entry struct {
 	attempt, charge, time uint64
 	open                  bool
 	stranger              bool // not by the owner's device
+	device, misses        uint8
 }
 
 type claim struct {
@@ -128,34 +129,47 @@ func (a *account) charge(op Op) answer {
 	if a.settle(op.Now) {
 		return say(frame.Destroyed)
 	}
-	again := -1 // a verdict that the session knew of, and the password typed again
-	for i, e := range a.entries[:a.n] {
-		if e.attempt != op.Attempt {
-			continue
-		}
-		if again = i; e.open || op.ToldIn != a.generation || e.charge > op.Told {
+	for _, e := range a.entries[:a.n] {
+		anew := op.ToldIn == a.generation && e.charge <= op.Told // a verdict that the session knew of
+		if e.attempt == op.Attempt && e.misses < record.MaxMisses && (e.open || !anew) {
 			return answer{charge: e.charge}
 		}
 	}
 	stranger := op.Device != a.owner
 	switch {
 	case a.left() == 0:
+		a.miss(op.Device)
 		return say(frame.Locked)
 	case stranger && op.Now < a.notBefore:
+		a.miss(op.Device)
 		return answer{status: frame.Paced, until: a.notBefore}
 	}
-	if again >= 0 {
-		a.remove(again)
-	} else if a.n == record.MaxEntries {
+	for i := a.n - 1; i >= 0; i-- {
+		if e := a.entries[i]; e.attempt == op.Attempt && e.charge <= a.base {
+			a.remove(i)
+		}
+	}
+	if a.n == record.MaxEntries {
 		a.makeRoom()
 	}
 	a.charges++
-	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, time: op.Now, open: true, stranger: stranger}
+	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, time: op.Now, open: true, stranger: stranger, device: op.Device}
 	a.n++
 	if failures := a.strangers(); stranger && failures >= 6 {
 		a.notBefore = op.Now + waits[min(failures-6, len(waits)-1)]
 	}
 	return answer{charge: a.charges}
+}
+
+// miss: the device was refused, which tells something of each of its attempts that
+// did not fail.
+func (a *account) miss(device uint8) {
+	for i := range a.entries[:a.n] {
+		if e := &a.entries[i]; e.device == device && e.misses < record.MaxMisses && (e.open || e.charge <= a.base) {
+			e.misses++
+			e.open = e.open && e.misses < record.MaxMisses
+		}
+	}
 }
 
 // strangers counts what was charged to other devices since the last success.
@@ -200,8 +214,8 @@ func (a *account) restore(op Op) answer {
 			success = max(success, e.charge)
 		}
 	}
-	if success > a.base {
-		a.base, a.notBefore = success, 0
+	if a.base = max(a.base, success); a.strangers() < 6 {
+		a.notBefore = 0
 	}
 	a.owner = op.Device
 	a.replaced = [record.MaxReplacements]uint64{}

@@ -14,7 +14,7 @@ import (
 const Format = 1
 
 const (
-	entrySize = 32 + 8 + 8 + 1
+	entrySize = 32 + 8 + 8 + 4 + 1
 	claimSize = 16 + 32 + 1 + 8
 	eventSize = 1 + 8 + 4
 
@@ -63,7 +63,7 @@ func (r *Record) Append(b []byte) []byte {
 	b = append(b, byte(len(r.Entries)), byte(len(r.Claims)), byte(len(r.Events)))
 	for _, e := range r.Entries {
 		b = be.AppendUint64(be.AppendUint64(append(b, e.Attempt[:]...), e.Charge), e.Time)
-		b = append(b, flag(e.Open, 1)|flag(e.OffOwner, 2))
+		b = append(append(b, e.Device[:]...), flag(e.Open, 1)|flag(e.OffOwner, 2)|e.Misses<<2)
 	}
 	for _, c := range r.Claims {
 		b = append(append(append(b, c.ID[:]...), c.Device[:]...), byte(c.What))
@@ -126,8 +126,9 @@ func (r *Record) decodeLists(d *decoder) error {
 		var e Entry
 		d.copy(e.Attempt[:])
 		e.Charge, e.Time = d.u64(), d.u64()
+		d.copy(e.Device[:])
 		flags := d.u8()
-		if flags > 3 {
+		if e.Misses = flags >> 2; e.Misses > MaxMisses {
 			return fmt.Errorf("%w: entry flags %d", ErrMalformed, flags)
 		}
 		e.Open, e.OffOwner = flags&1 != 0, flags&2 != 0
@@ -163,6 +164,9 @@ func (r *Record) check() error {
 	for _, e := range r.Entries {
 		if e.Charge <= last || e.Charge > r.Charges {
 			return fmt.Errorf("%w: entry of charge %d out of order", ErrMalformed, e.Charge)
+		}
+		if e.Open && e.Misses == MaxMisses {
+			return fmt.Errorf("%w: entry of charge %d is open after %d misses", ErrMalformed, e.Charge, e.Misses)
 		}
 		last = e.Charge
 	}

@@ -15,6 +15,9 @@ const (
 	MaxClaims       = vaultmsg.MaxClaims
 	MaxEvents       = vaultmsg.MaxEvents
 	MaxReplacements = 3 // by the owner device in 24 hours without a KE3
+	// MaxMisses is how many refusals of other elements of its device an attempt
+	// outlives.
+	MaxMisses = 3
 )
 
 // State says what a record is.
@@ -77,8 +80,12 @@ type Entry struct {
 	Attempt  [32]byte // vaultmsg.AttemptID
 	Charge   uint64   // its number, from 1
 	Time     uint64
-	Open     bool // no verdict yet: a record that is used up waits for it
-	OffOwner bool // by a device that was not the owner then
+	Open     bool    // no verdict yet: a record that is used up waits for it
+	OffOwner bool    // by a device that was not the owner then
+	Device   [4]byte // the first bytes of its thumbprint, as in an event
+	// Misses counts what the device was refused since: each refusal tells whoever
+	// holds it that the password of this attempt is another one.
+	Misses uint8
 }
 
 // Claim is a device's announced wish to replace or delete the record.

@@ -21,7 +21,8 @@ func full() record.Record {
 		Owner: vaultmsg.Thumbprint{12}, Replacements: [3]uint64{3, 2, 1},
 	}
 	for i := range record.MaxEntries {
-		r.Entries = append(r.Entries, record.Entry{Attempt: [32]byte{byte(i)}, Charge: uint64(16 + i), Time: 9, Open: i%2 == 0, OffOwner: i%3 == 0})
+		r.Entries = append(r.Entries, record.Entry{Attempt: [32]byte{byte(i)}, Charge: uint64(16 + i), Time: 9, Open: i%2 == 0, OffOwner: i%3 == 0,
+			Device: [4]byte{byte(i)}, Misses: uint8(i % 4)})
 	}
 	for range record.MaxClaims {
 		r.Claims = append(r.Claims, record.Claim{ID: vaultmsg.ClaimID{1}, Device: vaultmsg.Thumbprint{2}, What: vaultmsg.ClaimDelete, Made: 3})
@@ -54,6 +55,8 @@ func TestFieldsThatCannotBeTrueAreRefused(t *testing.T) {
 		"entries out of order":       func(r *record.Record) { r.Entries[0], r.Entries[1] = r.Entries[1], r.Entries[0] },
 		"an entry charged twice":     func(r *record.Record) { r.Entries[1].Charge = r.Entries[0].Charge },
 		"an entry that comes later":  func(r *record.Record) { r.Entries[9].Charge = r.Charges + 1 },
+		"an entry missed too often":  func(r *record.Record) { r.Entries[1].Misses = record.MaxMisses + 1 },
+		"one that is still open":     func(r *record.Record) { r.Entries[0].Misses = record.MaxMisses },
 		"a claim to nothing":         func(r *record.Record) { r.Claims[0].What = 0 },
 		"an entry with charge zero":  func(r *record.Record) { r.Entries = []record.Entry{{}} },
 		"a claim of an unknown kind": func(r *record.Record) { r.Claims[3].What = 3 },

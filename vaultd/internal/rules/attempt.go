@@ -32,27 +32,52 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	// key tells nothing new, so it goes on, uncharged. This stands before `locked`:
 	// the tenth attempt may be the right one.
 	for _, e := range r.Entries {
-		if e.Attempt == a.ID && (e.Open || !a.anew(e)) {
+		if a.GoesOn(e) {
 			return e.Charge, Verdict{Status: frame.OK}
 		}
 	}
 	if r.Left() <= 0 {
-		return 0, refuse(frame.Locked)
+		return 0, Verdict{Status: frame.Locked, Write: Miss(r, a)}
 	}
 	offOwner := a.Device != r.Owner
 	// A19: a thief of account and device data burns attempts slowly.
 	if p.Pacing && offOwner && seconds(now) < r.NotBefore {
-		return 0, Verdict{Status: frame.Paced, Until: r.NotBefore}
+		return 0, Verdict{Status: frame.Paced, Until: r.NotBefore, Write: Miss(r, a)}
 	}
-	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID })
+	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID && e.Charge <= r.Base })
 	makeRoom(r)
 	r.Charges++
-	r.Entries = append(r.Entries, record.Entry{Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner})
+	r.Entries = append(r.Entries, record.Entry{
+		Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner, Device: [4]byte(a.Device[:4]),
+	})
 	if n := offOwnerFailures(r); offOwner && n >= paceFrom {
 		r.NotBefore = seconds(now.Add(pace[min(n-paceFrom, len(pace)-1)]))
 	}
 	note(r, event(vaultmsg.EventCharged, a.Device, now))
 	return r.Charges, Verdict{Status: frame.OK, Write: true}
+}
+
+// GoesOn says whether the attempt is that of the entry.
+func (a Attempt) GoesOn(e record.Entry) bool {
+	return e.Attempt == a.ID && e.Misses < record.MaxMisses && (e.Open || !a.anew(e))
+}
+
+// Miss counts a refusal against the attempts of its device that may have been right,
+// and says whether there are any. Who has the device and its blind could else test as
+// many passwords as he likes while nothing is charged: the one that goes on is right.
+// What was missed too often does not go on any more, and is not waited for.
+func Miss(r *record.Record, a Attempt) (counted bool) {
+	for i := range r.Entries {
+		e := &r.Entries[i]
+		wrong := !e.Open && e.Charge > r.Base
+		if e.Device != [4]byte(a.Device[:4]) || e.Misses == record.MaxMisses || wrong {
+			continue
+		}
+		e.Misses++
+		e.Open = e.Open && e.Misses < record.MaxMisses
+		counted = true
+	}
+	return counted
 }
 
 // anew says whether the attempt of a closed entry is made once more. Its session was
@@ -65,8 +90,7 @@ func (a Attempt) anew(e record.Entry) bool { return e.Charge <= a.Told }
 // makeRoom drops an entry for a new one, if the list is full. Entries above the
 // base are never dropped: there are fewer than ten while an attempt is left. One
 // at or below it has been overtaken by a success; if it came again it would be
-// charged anew. A closed one comes again only as a straggler, an open one when the
-// person types its password again.
+// charged anew. That costs more where one is open.
 func makeRoom(r *record.Record) {
 	if len(r.Entries) < record.MaxEntries {
 		return
@@ -104,19 +128,19 @@ func Restore(r *record.Record, a Attempt, generation, charge uint64, now time.Ti
 	if r.Generation != generation {
 		return refuse(frame.Conflict)
 	}
-	// The same element may have been charged anew since, after its entry was
-	// dropped. It is right there too: were that charge left standing, late
-	// verdicts could destroy a key for which nobody ever typed a wrong password.
+	// The same element may have been charged anew since. It is right there too: were
+	// that charge left standing, late verdicts could destroy a key for which nobody
+	// ever typed a wrong password.
 	for i := range r.Entries {
 		if r.Entries[i].Attempt == a.ID {
 			charge = max(charge, r.Entries[i].Charge)
 			r.Entries[i].Open = false
 		}
 	}
-	if charge = min(charge, r.Charges); charge > r.Base {
-		r.Base = charge
-		// Only with the count that it comes from: a success that gives nothing back
-		// must not hand a thief his next attempt (A19).
+	r.Base = max(r.Base, min(charge, r.Charges))
+	// Not before the failures are gone that it comes from: a success from before them
+	// must not hand a thief his next attempt (A19).
+	if offOwnerFailures(r) < paceFrom {
 		r.NotBefore = 0
 	}
 	// A20: the record follows the person to the device that knew the password;

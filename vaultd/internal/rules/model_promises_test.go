@@ -2,8 +2,10 @@ package rules_test
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"chatvault/protocol/frame"
 	"chatvault/protocol/vaultmsg"
 	"chatvault/vaultd/internal/record"
 )
@@ -51,7 +53,7 @@ func (e *explorer) checkEvaluations(u *universe) {
 
 // checkDestruction is the second promise: a key is destroyed only by ten failures,
 // and never while the right password is under way. honest's own attempt counts as
-// a failure only when it was left open for a day.
+// a failure only when it was left open for a day, or its device refused too often.
 func (e *explorer) checkDestruction(u *universe, was *record.Record) {
 	failures := e.failures + int(u.wrong)
 	for _, entry := range was.Entries {
@@ -60,7 +62,7 @@ func (e *explorer) checkDestruction(u *universe, was *record.Record) {
 		if entry.Attempt != element(0).attempt().ID || !entry.Open && entry.Charge <= was.Base {
 			continue
 		}
-		if u.time().Before(time.Unix(int64(entry.Time), 0).Add(e.params.DestroyAfter)) {
+		if entry.Misses < record.MaxMisses && u.time().Before(time.Unix(int64(entry.Time), 0).Add(e.params.DestroyAfter)) {
 			e.guilty = fmt.Sprintf("destroyed while the right password, charge %d, was under way", entry.Charge)
 			return
 		}
@@ -81,7 +83,21 @@ func (e *explorer) checkCharges(u *universe, r *record.Record) {
 	}
 }
 
-// checkAuthority is the fourth: a live record is replaced or deleted by its one
+// checkTold is the fourth: thief has honest's device, and its blind. To be refused
+// while honest's attempt would go on tells that its password is another one.
+func (e *explorer) checkTold(u *universe, n node) {
+	honests := func(entry record.Entry) bool { return entry.Attempt == element(0).attempt().ID }
+	_, v := e.rules.charge(e.load(u.record), element(0).attempt(), u.time(), e.params)
+	waits := v.Status == frame.OK && slices.ContainsFunc(e.records[u.record].Entries, honests)
+	if !e.stolen || n.element == 0 || !waits && u.told < record.MaxMisses {
+		return
+	}
+	if u.told++; u.told > record.MaxMisses && waits {
+		e.guilty = fmt.Sprintf("%d refusals tell what honest did not type", u.told)
+	}
+}
+
+// checkAuthority is the fifth: a live record is replaced or deleted by its one
 // owner, or by a device whose own claim stands and is ripe, which acts itself. A
 // claim that ripened in the face of an attempt under way wins over it: it was
 // announced for as long as ReplaceDelay.
@@ -110,7 +126,7 @@ func (e *explorer) checkAuthority(u *universe, n node) {
 // checkPace: from the sixth failure off the owner's device on, the next one takes
 // time. All of the waits that fit into a tick look alike here.
 func (e *explorer) checkPace(u *universe, n node) {
-	if !e.pacing || n.element.attempt().Device == deviceOf[u.owner] {
+	if !e.pacing || e.attempt(n.element).Device == deviceOf[u.owner] {
 		return
 	}
 	r := &e.records[u.record]

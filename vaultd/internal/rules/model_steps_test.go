@@ -21,7 +21,7 @@ func (e *explorer) beginAny(u universe, i int) {
 		}
 		e.begin(u, i, node{op: opCharge, element: w}) // in a session from before any success
 		if slices.ContainsFunc(r.Entries, func(entry record.Entry) bool {
-			return entry.Attempt == w.attempt().ID && entry.Charge <= r.Base
+			return entry.Attempt == e.attempt(w).ID && entry.Charge <= r.Base
 		}) {
 			e.begin(u, i, node{op: opCharge, element: w, told: uint8(r.Base)}) // or told of the last
 		}
@@ -85,7 +85,7 @@ func (e *explorer) begin(u universe, i int, n node) {
 	if (n.op == opRestore || n.op == opFail) && r.Generation != 1 && v.Write {
 		e.guilty = "a verdict changed the record of another generation"
 	}
-	if v.Status == frame.Paced && (v.Write || deviceOf[u.owner] == n.element.attempt().Device) {
+	if charged := r.Charges != e.records[u.record].Charges; v.Status == frame.Paced && (charged || deviceOf[u.owner] == e.attempt(n.element).Device) {
 		e.guilty = "the owner was paced, or pacing cost a charge"
 	}
 	u.nodes[i] = n
@@ -95,11 +95,15 @@ func (e *explorer) begin(u universe, i int, n node) {
 		e.visit(u)
 	case n.ok: // it goes on, without a write: nothing can come between
 		e.follow(u, i)
+	case n.op == opCharge:
+		u.nodes[i] = node{}
+		e.checkTold(&u, n)
+		e.visit(u)
 	}
 }
 
 func (e *explorer) decide(r *record.Record, n *node, u *universe) (v rules.Verdict) {
-	now, a, by := u.time(), n.element.attempt(), deviceOf[n.device]
+	now, a, by := u.time(), e.attempt(n.element), deviceOf[n.device]
 	switch n.op {
 	case opCharge:
 		var c uint64
@@ -138,6 +142,9 @@ func (e *explorer) finish(u universe, i int) {
 	}
 	e.store(&u, e.load(n.decided), n)
 	e.checkEvaluations(&u)
+	if n.op == opCharge && !n.ok {
+		e.checkTold(&u, n)
+	}
 	unknown := u
 	unknown.nodes[i] = node{}
 	e.visit(unknown)
@@ -150,8 +157,13 @@ func (e *explorer) happened(u *universe, n node) {
 	case opCharge:
 		if n.element != 0 {
 			u.wrong++
+		} else {
+			u.told = 0 // a new attempt, whose misses are counted anew
 		}
-		if n.told != 0 {
+		missed := slices.ContainsFunc(e.records[u.record].Entries, func(entry record.Entry) bool {
+			return entry.Attempt == e.attempt(n.element).ID && entry.Misses == record.MaxMisses
+		})
+		if n.told != 0 || missed {
 			u.again++
 		}
 		e.checkPace(u, n)

@@ -63,6 +63,15 @@ func (e element) attempt() rules.Attempt {
 	return rules.Attempt{ID: [32]byte{byte(e) + 1}, Device: deviceOf[d]}
 }
 
+// attempt is where it is made.
+func (e *explorer) attempt(el element) rules.Attempt {
+	a := el.attempt()
+	if e.stolen {
+		a.Device = deviceOf[honest]
+	}
+	return a
+}
+
 // opKind is what a node is in the middle of.
 type opKind uint8
 
@@ -118,6 +127,7 @@ type universe struct {
 	now    uint8   // in ticks
 	typed  uint8   // wrong passwords that thief has typed
 	wrong  uint8   // charges for them
+	told   uint8   // refusals that told thief what honest did not type
 	again  uint8   // charges for what was typed again after a success that was told
 	// What was evaluated: the charge of each element, by element; 0 for never.
 	evaluated [8]uint8
@@ -149,6 +159,7 @@ type scenario struct {
 	register     bool    // thief registers over a tombstone
 	stale        bool    // a third node holds a stale copy
 	pacing       bool
+	stolen       bool // thief has honest's device
 }
 
 type claim struct {
@@ -281,7 +292,7 @@ func (e *explorer) actOnStale(u universe) {
 		return
 	}
 	for el := range element(u.typed + 1) {
-		c, v := e.rules.charge(e.load(u.stale), el.attempt(), u.time(), e.params)
+		c, v := e.rules.charge(e.load(u.stale), e.attempt(el), u.time(), e.params)
 		if v.Status == frame.OK && !v.Write && e.rules.trusting {
 			next := u
 			i := slices.Index(next.nodes[:], node{})

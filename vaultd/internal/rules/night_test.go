@@ -5,7 +5,7 @@ package rules_test
 import "testing"
 
 // TestEveryReachableStateAtNight goes further than there is time for in every run:
-// 5,300,000 states.
+// 9,000,000 states.
 func TestEveryReachableStateAtNight(t *testing.T) {
 	exploreAll(t, []scenario{
 		{failures: 8, wrong: 2, ticks: 2, slack: 2},

@@ -127,3 +127,68 @@ func TestANodeThatStoodStillRestoresNothing(t *testing.T) {
 		t.Error("the old phone is the owner again")
 	}
 }
+
+// TestARefusalIsNoOracle: a thief has the phone, and with it the blind of an attempt
+// that was interrupted. While he is refused, nothing is charged, and what goes on tells
+// him the password: he may try three times.
+func TestARefusalIsNoOracle(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*vault.Config)
+		burns  int
+		says   frame.Status
+		then   frame.Status // to the right password, after three refusals
+	}{
+		"locked":              {func(*vault.Config) {}, 9, frame.Locked, frame.Destroyed},
+		"paced":               {func(c *vault.Config) { c.Params.Pacing = true }, 5, frame.Paced, frame.Paced},
+		"the account's share": {func(c *vault.Config) { c.MaxAccountCharges = 3 }, 2, frame.Paced, frame.Paced},
+		"the fleet's permits": {func(c *vault.Config) { c.MaxCharges = 4 }, 3, frame.Paced, frame.Paced},
+	} {
+		for misses := range 5 {
+			w := newWorld(t, c.change)
+			w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+			phone := w.phone("anna")
+			right := phone.try("1234")
+			want(t, name, right.ke1(), frame.OK, 9)
+			for n := range c.burns {
+				want(t, name, phone.recover("0000"), frame.WrongPassword, 8-n)
+			}
+			for n := range misses {
+				guess := phone.try("1111")
+				guess.blind = right.blind
+				status, left := c.says, 9-c.burns
+				if n >= 3 {
+					status = c.then
+				}
+				want(t, name, guess.ke1(), status, left)
+			}
+			status := frame.OK
+			if misses >= 3 {
+				status = c.then
+			}
+			if r := right.ke1(); r.Status != status {
+				t.Errorf("%s: %s after %d refusals, want %s", name, r.Status, misses, status)
+			}
+			if w.hsm.uncharged > 0 {
+				t.Errorf("%s: %d evaluations were not charged", name, w.hsm.uncharged)
+			}
+		}
+	}
+}
+
+// TestRefusalsOfOthersCountForNobody: who has the account, and not the phone, cannot
+// end what the person has under way.
+func TestRefusalsOfOthersCountForNobody(t *testing.T) {
+	w := newWorld(t)
+	w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+	phone, thief := w.phone("anna"), w.phone("anna")
+	right := phone.try("1234")
+	right.ke1()
+	for left := 8; left >= 0; left-- {
+		thief.recover("0000")
+	}
+	for range 10 {
+		want(t, "the thief", thief.recover("0000"), frame.Locked, 0)
+	}
+	m, _ := right.ke3(right.ke1())
+	want(t, "the person", phone.send(m), frame.OK, 1)
+}

@@ -78,6 +78,10 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 				a.Told = c.told
 			}
 		}
+		var before record.Record
+		if r != nil {
+			before = r.Clone()
+		}
 		a.charge, verdict = rules.Charge(r, a.Attempt, c.v.cfg.Now(), c.v.params())
 		if verdict.Status == frame.OK && verdict.Write {
 			var until uint64
@@ -85,9 +89,8 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 			taken, until, err = c.v.take(c.id, kindsOf(r))
 			switch {
 			case errors.Is(err, errSpent):
-				// Not stored: uncharged.
-				verdict = rules.Verdict{Status: frame.Paced, Until: c.v.clock.told(until)}
-				r.Charges--
+				*r = before // uncharged
+				verdict = rules.Verdict{Status: frame.Paced, Until: c.v.clock.told(until), Write: rules.Miss(r, a.Attempt)}
 			case err != nil:
 				return nil, false, err
 			}
@@ -155,7 +158,7 @@ func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, cause erro
 	}
 	reply.Left = leftOf(r)
 	for _, e := range r.Entries {
-		reply.Charged = reply.Charged || e.Attempt == a.ID
+		reply.Charged = reply.Charged || a.GoesOn(e)
 	}
 	return reply
 }
