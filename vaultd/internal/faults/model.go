@@ -29,6 +29,7 @@ type account struct {
 	generation    uint64
 	charges, base uint64
 	notBefore     uint64
+	missed        uint64 // the attempt that was refused last, since the last charge
 	owner         uint8
 	registration  uint64
 	replaced      [record.MaxReplacements]uint64 // when by its owner, the last first
@@ -138,10 +139,10 @@ func (a *account) charge(op Op) answer {
 	stranger := op.Device != a.owner
 	switch {
 	case a.left() == 0:
-		a.miss(op.Device)
+		a.miss(op)
 		return say(frame.Locked)
 	case stranger && op.Now < a.notBefore:
-		a.miss(op.Device)
+		a.miss(op)
 		return answer{status: frame.Paced, until: a.notBefore}
 	}
 	for i := a.n - 1; i >= 0; i-- {
@@ -152,6 +153,7 @@ func (a *account) charge(op Op) answer {
 	if a.n == record.MaxEntries {
 		a.makeRoom()
 	}
+	a.missed = 0
 	a.charges++
 	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, time: op.Now, open: true, stranger: stranger, device: op.Device}
 	a.n++
@@ -162,10 +164,12 @@ func (a *account) charge(op Op) answer {
 }
 
 // miss: the device was refused, which tells something of each of its attempts that
-// did not fail.
-func (a *account) miss(device uint8) {
+// did not fail; but not if it was told the same just before.
+func (a *account) miss(op Op) {
+	missed := a.missed
 	for i := range a.entries[:a.n] {
-		if e := &a.entries[i]; e.device == device && e.misses < record.MaxMisses && (e.open || e.charge <= a.base) {
+		if e := &a.entries[i]; missed != op.Attempt && e.device == op.Device && e.misses < record.MaxMisses && (e.open || e.charge <= a.base) {
+			a.missed = op.Attempt
 			e.misses++
 			e.open = e.open && e.misses < record.MaxMisses
 		}

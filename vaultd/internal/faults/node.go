@@ -152,7 +152,7 @@ func recordID(n uint64) (id recordstore.ID) {
 }
 
 func attemptID(n uint64) (id [32]byte) {
-	binary.BigEndian.PutUint64(id[:], n)
+	binary.LittleEndian.PutUint64(id[:], n) // a record remembers the start of one
 	return id
 }
 

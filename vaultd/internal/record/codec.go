@@ -22,7 +22,7 @@ const (
 		8 + 8 + 8 + // charges, base, not before
 		16 + 32 + 8 + 4 + 32 + 8 + 64 + // registration
 		80 + 33 + opaque.RegistrationRecordSize + vaultmsg.WrapSize + 9 + // secrets
-		32 + 8*MaxReplacements + // owner, replacements
+		32 + 8*MaxReplacements + 4 + // owner, replacements, missed
 		3 // counts
 
 	// Size is the length of every encoded record, in bytes: a record's length
@@ -60,7 +60,7 @@ func (r *Record) Append(b []byte) []byte {
 	for _, t := range r.Replacements {
 		b = be.AppendUint64(b, t)
 	}
-	b = append(b, byte(len(r.Entries)), byte(len(r.Claims)), byte(len(r.Events)))
+	b = append(append(b, r.Missed[:]...), byte(len(r.Entries)), byte(len(r.Claims)), byte(len(r.Events)))
 	for _, e := range r.Entries {
 		b = be.AppendUint64(be.AppendUint64(append(b, e.Attempt[:]...), e.Charge), e.Time)
 		b = append(append(b, e.Device[:]...), flag(e.Open, 1)|flag(e.OffOwner, 2)|e.Misses<<2)
@@ -103,6 +103,7 @@ func Decode(b []byte) (Record, error) {
 	for i := range r.Replacements {
 		r.Replacements[i] = d.u64()
 	}
+	d.copy(r.Missed[:])
 	if err := r.decodeLists(d); err != nil {
 		return Record{}, err
 	}

@@ -72,6 +72,8 @@ type Record struct {
 	Replacements [MaxReplacements]uint64 // newest first; cleared by a KE3, kept by a tombstone
 	Claims       []Claim                 // at most MaxClaims
 
+	Missed [4]byte // the first bytes of the attempt id that was refused last, since the last charge
+
 	Events []vaultmsg.Event // at most MaxEvents, newest first
 }
 

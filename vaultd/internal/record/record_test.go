@@ -18,7 +18,7 @@ func full() record.Record {
 		Registration: vaultmsg.RegistrationID{1}, BodyHash: [32]byte{2}, Replaced: 3, ReplacedFailures: 4,
 		RegisteredBy: vaultmsg.Thumbprint{5}, RegisteredAt: 6, ReceiptSignature: [64]byte{7},
 		OPRFKey: [80]byte{8}, OPRFPublic: [33]byte{9}, OPAQUE: [129]byte{10}, Wrap: [128]byte{11}, KSF: opaque.DefaultArgon2id,
-		Owner: vaultmsg.Thumbprint{12}, Replacements: [3]uint64{3, 2, 1},
+		Owner: vaultmsg.Thumbprint{12}, Replacements: [3]uint64{3, 2, 1}, Missed: [4]byte{13},
 	}
 	for i := range record.MaxEntries {
 		r.Entries = append(r.Entries, record.Entry{Attempt: [32]byte{byte(i)}, Charge: uint64(16 + i), Time: 9, Open: i%2 == 0, OffOwner: i%3 == 0,

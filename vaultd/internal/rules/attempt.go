@@ -46,6 +46,7 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	}
 	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID && e.Charge <= r.Base })
 	makeRoom(r)
+	r.Missed = [4]byte{}
 	r.Charges++
 	r.Entries = append(r.Entries, record.Entry{
 		Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner, Device: [4]byte(a.Device[:4]),
@@ -65,8 +66,13 @@ func (a Attempt) GoesOn(e record.Entry) bool {
 // Miss counts a refusal against the attempts of its device that may have been right,
 // and says whether there are any. Who has the device and its blind could else test as
 // many passwords as he likes while nothing is charged: the one that goes on is right.
-// What was missed too often does not go on any more, and is not waited for.
+// What was missed too often does not go on any more, and is not waited for. The same
+// password again tells nothing more: a relay that drops the refusal makes a phone
+// repeat it.
 func Miss(r *record.Record, a Attempt) (counted bool) {
+	if r.Missed == [4]byte(a.ID[:4]) {
+		return false
+	}
 	for i := range r.Entries {
 		e := &r.Entries[i]
 		wrong := !e.Open && e.Charge > r.Base
@@ -76,6 +82,9 @@ func Miss(r *record.Record, a Attempt) (counted bool) {
 		e.Misses++
 		e.Open = e.Open && e.Misses < record.MaxMisses
 		counted = true
+	}
+	if counted {
+		r.Missed = [4]byte(a.ID[:4])
 	}
 	return counted
 }

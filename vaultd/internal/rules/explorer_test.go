@@ -58,9 +58,8 @@ var scenarios = []scenario{
 	// A success whose reply was lost: what comes late, and the password typed again.
 	{failures: 6, unheard: true, wrong: 2, ticks: 1, slack: 1, pacing: true},
 	{failures: 8, unheard: true, wrong: 1, ticks: 2, slack: 3},
-	// Honest's phone is stolen, in the middle of its attempt.
-	{failures: 9, wrong: 1, ticks: 2, slack: 1, stolen: true},
-	{failures: 5, wrong: 2, ticks: 1, slack: 1, stolen: true, pacing: true},
+	{failures: 9, wrong: 4, ticks: 0, slack: 0, stolen: true},
+	{failures: 6, wrong: 4, ticks: 0, slack: 0, stolen: true, pacing: true},
 }
 
 func exploreAll(t *testing.T, list []scenario) {

@@ -37,7 +37,7 @@ func TestWrongRulesAreFoundGuilty(t *testing.T) {
 		"a KE3's right outlives another's KE3":   {keepsRights(), scenario{slack: 1, lost: true}},
 		"a verdict for whatever is there by now": {anyGeneration(), scenario{failures: 9, wrong: 1, ticks: 2, slack: 1, register: true}},
 		"a repeated success ends pacing":         {endsPacing(), scenario{failures: 6, unheard: true, wrong: 1, slack: 1, pacing: true}},
-		"a refusal costs nothing":                {refusesForNothing(), scenario{failures: 9, wrong: 1, slack: 1, stolen: true}},
+		"a refusal costs nothing":                {refusesForNothing(), scenario{failures: 9, wrong: 4, slack: 1, stolen: true}},
 		"no pacing":                              {unpaced(), scenario{failures: 5, wrong: 2, slack: 1, pacing: true}},
 	} {
 		e := explore(c.rules, c.scenario)

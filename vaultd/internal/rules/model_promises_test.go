@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -89,11 +90,12 @@ func (e *explorer) checkTold(u *universe, n node) {
 	honests := func(entry record.Entry) bool { return entry.Attempt == element(0).attempt().ID }
 	_, v := e.rules.charge(e.load(u.record), element(0).attempt(), u.time(), e.params)
 	waits := v.Status == frame.OK && slices.ContainsFunc(e.records[u.record].Entries, honests)
-	if !e.stolen || n.element == 0 || !waits && u.told < record.MaxMisses {
+	if !e.stolen || n.element == 0 || !waits {
 		return
 	}
-	if u.told++; u.told > record.MaxMisses && waits {
-		e.guilty = fmt.Sprintf("%d refusals tell what honest did not type", u.told)
+	u.told |= 1 << n.element
+	if n := bits.OnesCount8(u.told); n > record.MaxMisses {
+		e.guilty = fmt.Sprintf("refusals tell %d passwords that honest did not type", n)
 	}
 }
 

@@ -127,7 +127,7 @@ type universe struct {
 	now    uint8   // in ticks
 	typed  uint8   // wrong passwords that thief has typed
 	wrong  uint8   // charges for them
-	told   uint8   // refusals that told thief what honest did not type
+	told   uint8   // what refusals told thief that honest did not type, a bit each
 	again  uint8   // charges for what was typed again after a success that was told
 	// What was evaluated: the charge of each element, by element; 0 for never.
 	evaluated [8]uint8
@@ -159,7 +159,7 @@ type scenario struct {
 	register     bool    // thief registers over a tombstone
 	stale        bool    // a third node holds a stale copy
 	pacing       bool
-	stolen       bool // thief has honest's device
+	stolen       bool // thief has honest's device, in the middle of honest's attempt
 }
 
 type claim struct {
@@ -209,10 +209,13 @@ func explore(rs ruleset, s scenario) *explorer {
 	r := live()
 	r.Owner = deviceOf[lost]
 	u := universe{owner: lost}
-	if s.unheard {
+	if s.unheard || s.stolen {
 		c, _ := rules.Charge(r, element(0).attempt(), start, e.params)
-		rules.Restore(r, element(0).attempt(), 1, c, start)
-		u.owner, u.success, u.evaluated[0], u.honest = honest, uint8(c), uint8(c), 1<<c
+		u.evaluated[0], u.honest = uint8(c), 1<<c
+	}
+	if s.unheard {
+		rules.Restore(r, element(0).attempt(), 1, 1, start)
+		u.owner, u.success = honest, 1
 	}
 	fill(r, s.failures, false)
 	for i := len(r.Entries) - s.failures; i < len(r.Entries); i++ {

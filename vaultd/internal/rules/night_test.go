@@ -5,7 +5,7 @@ package rules_test
 import "testing"
 
 // TestEveryReachableStateAtNight goes further than there is time for in every run:
-// 9,000,000 states.
+// 10,500,000 states.
 func TestEveryReachableStateAtNight(t *testing.T) {
 	exploreAll(t, []scenario{
 		{failures: 8, wrong: 2, ticks: 2, slack: 2},
@@ -17,5 +17,6 @@ func TestEveryReachableStateAtNight(t *testing.T) {
 		{failures: 5, wrong: 3, ticks: 2, slack: 1, pacing: true},
 		{failures: 6, unheard: true, wrong: 3, ticks: 2, slack: 2, pacing: true},
 		{failures: 8, unheard: true, wrong: 2, ticks: 1, slack: 3},
+		{failures: 9, wrong: 4, ticks: 2, slack: 0, stolen: true},
 	})
 }
