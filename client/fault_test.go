@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -206,6 +207,75 @@ func TestATypoWhileLockedLosesNothing(t *testing.T) {
 	})
 }
 
+// The right password's KE2 was lost, and a typo is the tenth attempt: its verdict is
+// not that of the attempt that is still open, which the right password goes on with.
+func TestATypoAfterALostKE2LosesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone(func(c *client.Config) { c.Timeout = 15 * time.Second })
+		key, _ := p.register(t, "pw")
+		for n := range 8 {
+			_, err := p.Recover(t.Context(), fmt.Appendf(nil, "wrong %d", n))
+			wantError(t, err, client.ErrWrongPassword)
+		}
+		f.hook(onData(down, 2, drop, 0))
+		_, err := p.Recover(t.Context(), []byte("pw"))
+		wantError(t, err, client.ErrUnreachable)
+		f.hook(nil)
+		_, err = p.Recover(t.Context(), []byte("typo"))
+		if e := wantError(t, err, client.ErrWrongPassword); e.AttemptsLeft != 0 || errors.Is(err, client.ErrDestroyed) {
+			t.Errorf("the typo: %+v", e)
+		}
+		p.restart(t)
+		if got, err := p.Recover(t.Context(), []byte("pw")); err != nil || !got.Key.Equal(key.Key) {
+			t.Fatal(err)
+		}
+		if c := f.vault.charges(); c != 10 {
+			t.Errorf("%d charges, want 10", c)
+		}
+	})
+}
+
+func TestBlindIsKeptUntilASuccess(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		p := f.phone()
+		keeps := func(when string, want bool) {
+			t.Helper()
+			blob, err := p.cfg.Store.Load()
+			if got := bytes.Contains(blob, []byte(`"blind"`)); err != nil || got != want {
+				t.Errorf("%s: a blind is stored: %v, %v", when, got, err)
+			}
+		}
+		_, err := p.Recover(t.Context(), []byte("pw"))
+		wantError(t, err, client.ErrNotRegistered)
+		keeps("nothing is registered", false)
+		p.register(t, "pw")
+		wrong := func(n int) error {
+			_, err := p.Recover(t.Context(), fmt.Appendf(nil, "wrong %d", n))
+			wantError(t, err, client.ErrWrongPassword)
+			return err
+		}
+		wrong(0)
+		keeps("after a wrong password", true)
+		if _, err := p.Recover(t.Context(), []byte("pw")); err != nil {
+			t.Fatal(err)
+		}
+		keeps("after a success", false)
+		wrong(0)
+		if _, err := p.Replace(t.Context(), []byte("pw"), client.NewBackupKey(), cheap); err != nil {
+			t.Fatal(err)
+		}
+		keeps("after registering anew", false)
+		for n := range 9 {
+			wrong(n)
+		}
+		keeps("before the last attempt", true)
+		if err := wrong(9); !errors.Is(err, client.ErrDestroyed) {
+			t.Error(err)
+		}
+		keeps("destroyed", false)
+	})
+}
+
 func TestBlindAfterVerdictAndForOtherPasswords(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRelay) {
 		p := f.phone(func(c *client.Config) { c.Timeout = 15 * time.Second })
@@ -220,12 +290,21 @@ func TestBlindAfterVerdictAndForOtherPasswords(t *testing.T) {
 		f.hook(nil)
 		_, err := p.Recover(t.Context(), []byte("one"))
 		wantError(t, err, client.ErrWrongPassword)
-		// After the verdict the same password makes another element: the blind
-		// is gone.
+		// After the verdict the same password makes the same element: the blind is
+		// kept. This vault keeps no closed entries, and charges it.
 		_, err = p.Recover(t.Context(), []byte("one"))
 		wantError(t, err, client.ErrWrongPassword)
-		if c, e := f.vault.charges(), f.vault.distinct(); c != 3 || e != 3 {
+		if c, e := f.vault.charges(), f.vault.distinct(); c != 3 || e != 2 {
 			t.Errorf("after a verdict: %d charges for %d elements", c, e)
+		}
+		// After a success it makes another one.
+		for range 2 {
+			if _, err := p.Recover(t.Context(), []byte("pw")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c, e := f.vault.charges(), f.vault.distinct(); c != 5 || e != 4 {
+			t.Errorf("after a success: %d charges for %d elements", c, e)
 		}
 	})
 }

@@ -26,8 +26,9 @@ const maxAttempts = 10
 const maxResends = 4
 
 // Recover fetches the backup key with the password. Each new wrong password
-// costs one of ten attempts; the same one typed again after a broken
-// connection, also after a restart, goes on with the same attempt.
+// costs one of ten attempts; the same one typed again, after a broken connection,
+// a restart or its verdict, goes on with the same attempt while the vault remembers
+// it.
 //
 // ErrWrongPassword comes with AttemptsLeft; the last one matches ErrDestroyed
 // too. A success gives all attempts back and makes this device the owner.
@@ -131,9 +132,13 @@ func (o *operation) ksf() KSF {
 	return o.status.KSF
 }
 
-// blind returns the blind of the attempt without a verdict, or a new one, which
-// is stored before anything is sent: with the same blind the same password makes
-// the same element, and the vault goes on with it uncharged (attack A18).
+// blind returns the blind of the attempts since the last success, or a new one,
+// which is stored before anything is sent: with the same blind the same password
+// makes the same element, and the vault goes on with it uncharged (attack A18).
+//
+// It outlives wrong_password and locked. What was typed now may be a typo, while an
+// attempt with the right password, whose KE2 a relay dropped, is still open in the
+// vault: without its blind nobody could go on with it.
 //
 // Another password under the same blind makes another element and is charged, as
 // it should be. That the two elements share a blind tells nobody anything: to
@@ -153,8 +158,13 @@ func (o *operation) blind() (oprf.Blind, error) {
 	return b, o.c.save()
 }
 
-// verdictReached forgets the blind.
-func (o *operation) verdictReached() error {
+// gone says that there is no record any more, and so no open attempt at it.
+func gone(code frame.Status) bool { return code == frame.Destroyed || code == frame.NotRegistered }
+
+// forgetBlind is for when no attempt can go on with it. Beside a record that
+// somebody has opened, whose attempt ids are hashes of elements, a blind tests
+// passwords offline: it is kept no longer than it serves.
+func (o *operation) forgetBlind() error {
 	at := o.c.state.At(o.keys.Fleet)
 	clear(at.Blind)
 	at.Blind = nil
@@ -176,9 +186,8 @@ func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1, release func())
 			if _, err := o.s.Call(ctx, vaultmsg.Abort{}); err != nil {
 				o.c.cfg.Logger.Debug("abort after a refusal failed", "error", err)
 			}
-			// Locked may be a typo's answer, while the blind's own attempt is open.
-			if refused.Code != frame.Paced && refused.Code != frame.Locked {
-				if err := o.verdictReached(); err != nil {
+			if gone(refused.Code) {
+				if err := o.forgetBlind(); err != nil {
 					return vaultmsg.RecoverStarted{}, err
 				}
 			}
@@ -216,10 +225,9 @@ func (o *operation) finalize(login *opaque.ClientLogin, started vaultmsg.Recover
 	}, ke2)
 }
 
-// abort tells the vault that the password was wrong, and returns the verdict. If
-// it is not known whether the vault was told, the verdict stands and so does the
-// blind: typing the same again costs nothing. It is told in this session only; see
-// run.
+// abort tells the vault that the password was wrong, and returns the verdict, which
+// stands also if it is not known whether the vault was told. It is told in this
+// session only; see run.
 func (o *operation) abort(ctx context.Context) error {
 	wrong := &Error{Op: o.name, Code: frame.WrongPassword, Charged: true, AttemptsLeft: o.left}
 	o.verdict = wrong
@@ -233,29 +241,28 @@ func (o *operation) abort(ctx context.Context) error {
 		default:
 			return err
 		}
+		o.verdict = wrong
+		if gone(told.Code) {
+			if err := o.forgetBlind(); err != nil {
+				o.c.cfg.Logger.Warn("the blind of finished attempts could not be removed", "error", err)
+			}
+		}
 	} else if err != nil {
 		return err
-	}
-	o.verdict = wrong
-	if err := o.verdictReached(); err != nil {
-		o.c.cfg.Logger.Warn("the blind of a finished attempt could not be removed", "error", err)
 	}
 	return wrong
 }
 
 // sendKE3 returns the released key. A wrong password shows here only if KE2 was
-// made to verify by somebody who has the record: it is a verdict all the same.
+// made to verify by somebody who has the record.
 func (o *operation) sendKE3(ctx context.Context, ke3 opaque.KE3) (vaultmsg.Recovered, error) {
 	body, err := o.resend(ctx, vaultmsg.RecoverFinish{KE3: ke3.ClientMAC})
 	if err == nil {
 		return body.(vaultmsg.Recovered), nil
 	}
-	if refused, ok := errors.AsType[*Error](err); ok {
-		switch refused.Code {
-		case frame.WrongPassword, frame.Destroyed, frame.NotRegistered:
-			if err := o.verdictReached(); err != nil {
-				return vaultmsg.Recovered{}, err
-			}
+	if refused, ok := errors.AsType[*Error](err); ok && gone(refused.Code) {
+		if err := o.forgetBlind(); err != nil {
+			return vaultmsg.Recovered{}, err
 		}
 	}
 	return vaultmsg.Recovered{}, err
@@ -308,7 +315,7 @@ func (o *operation) recovered() {
 		})
 	}
 	at.Pending = nil // whatever became of it: this is what stands now
-	if err := o.verdictReached(); err != nil {
+	if err := o.forgetBlind(); err != nil {
 		o.c.cfg.Logger.Warn("the recovery could not be noted", "error", err)
 	}
 }

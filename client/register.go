@@ -283,7 +283,7 @@ func (o *operation) finish(ctx context.Context, p *state.Pending) (Receipt, erro
 	}
 	o.adopt(&state.Registered{ID: m.ID[:], BodyHash: signed.BodyHash[:], Generation: p.Generation, Receipt: receipt.Signed})
 	at := o.c.state.At(o.keys.Fleet)
-	at.Pending, at.Blind = nil, nil // an attempt at the generation before is over
+	at.Pending, at.Blind = nil, nil // attempts at the generation before are over
 	if err := o.c.save(); err != nil {
 		return receipt, err
 	}
