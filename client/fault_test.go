@@ -115,6 +115,46 @@ func TestFailuresBeforeALostSuccessAreTold(t *testing.T) {
 	})
 }
 
+// A relay that drops every reply to a KE3, or every later one, and ends the session,
+// makes a password succeed a few times, not as often as two minutes let it: each time
+// gives a thief of the account ten new attempts.
+func TestOneOperationDoesNotSucceedWithoutEnd(t *testing.T) {
+	restore := func(ctx context.Context, p *phone) error {
+		_, err := p.Recover(ctx, []byte("pw"))
+		return err
+	}
+	change := func(ctx context.Context, p *phone) error {
+		_, err := p.ChangePassword(ctx, []byte("pw"), []byte("new"), false, cheap)
+		return err
+	}
+	for _, c := range []struct {
+		name string
+		do   func(context.Context, *phone) error
+		seq  uint32
+	}{{"recover, KE3", restore, 3}, {"change, KE3", change, 3}, {"change, RegisterStart", change, 4}} {
+		inBubble(t, func(t *testing.T, f *fakeRelay) {
+			p := f.phone()
+			key, _ := p.register(t, "pw")
+			f.hook(func(d direction, fr frame.Frame) fate {
+				if data, ok := fr.(frame.Data); ok && d == down && data.Sequence == c.seq {
+					f.vault.forgetAll()
+					return cut
+				}
+				return pass
+			})
+			e := wantError(t, c.do(t.Context(), p), client.ErrUnreachable)
+			if n := f.vault.charges(); n != 3 {
+				t.Errorf("%s: %d charges, each of them a success, want 3 (%v)", c.name, n, e)
+			}
+			f.hook(nil)
+			got, err := p.Recover(t.Context(), []byte("pw"))
+			if err != nil || !got.Key.Equal(key.Key) {
+				t.Errorf("%s: typed again: %v", c.name, err)
+			}
+		})
+	}
+}
+
 // A relay that drops replies for as long as it likes costs one charge (A18),
 // also when the app is killed between the attempts.
 func TestThirtyDroppedRecoveriesCostOneCharge(t *testing.T) {

@@ -19,6 +19,13 @@ import (
 // pass, a vault whose storage fails) one operation bears in a row.
 const maxFaults = 4
 
+// maxFinishes is how many KE3s one operation sends that the vault may have taken.
+// Each may have been a success whose reply was lost, and a success gives ten new
+// attempts, also to a thief of the account: a relay that drops every reply must not
+// make one typed password into hundreds of them. A network that is only bad does not
+// end sessions, and so does not lose three.
+const maxFinishes = 3
+
 // errChanged: between two exchanges of this session somebody else changed the
 // record. A new session sees it as it is.
 var errChanged = errors.New("the record changed in the meantime")
@@ -49,6 +56,9 @@ type operation struct {
 	// each KE2 told, the most of them: a KE3 whose reply was lost may have ended
 	// that count.
 	failures int
+
+	// finished is how many KE3s were not refused: they succeeded, or nobody knows.
+	finished int
 }
 
 // run opens a session, calls do, and does both again when the session was lost
@@ -90,7 +100,7 @@ func (c *Client) run(ctx context.Context, name string, accept []Story, do func(c
 		// A phone without a network is told soon. Behind a relay that answers
 		// there may be a vault that is busy, and an attempt to finish.
 		late := !o.reached && time.Since(begin) > c.cfg.ConnectWait
-		if !again || faults > maxFaults || ctx.Err() != nil || late {
+		if !again || faults > maxFaults || o.finished >= maxFinishes || ctx.Err() != nil || late {
 			return o.wrap(err)
 		}
 		c.cfg.Logger.Debug("trying again", "op", name, "error", err)

@@ -257,15 +257,18 @@ func (o *operation) abort(ctx context.Context) error {
 // made to verify by somebody who has the record.
 func (o *operation) sendKE3(ctx context.Context, ke3 opaque.KE3) (vaultmsg.Recovered, error) {
 	body, err := o.resend(ctx, vaultmsg.RecoverFinish{KE3: ke3.ClientMAC})
-	if err == nil {
-		return body.(vaultmsg.Recovered), nil
-	}
-	if refused, ok := errors.AsType[*Error](err); ok && gone(refused.Code) {
+	refused, ok := errors.AsType[*Error](err)
+	if !ok {
+		o.finished++
+	} else if gone(refused.Code) {
 		if err := o.forgetBlind(); err != nil {
 			return vaultmsg.Recovered{}, err
 		}
 	}
-	return vaultmsg.Recovered{}, err
+	if err != nil {
+		return vaultmsg.Recovered{}, err
+	}
+	return body.(vaultmsg.Recovered), nil
 }
 
 // resend is call for requests that consume nothing when storage fails: they come
