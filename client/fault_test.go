@@ -115,6 +115,33 @@ func TestFailuresBeforeALostSuccessAreTold(t *testing.T) {
 	})
 }
 
+// Failures at a registration that was replaced between two tries are not those of the
+// one that is recovered.
+func TestFailuresBeforeAreOfTheGenerationRecovered(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRelay) {
+		owner, p := f.phone(), f.phone()
+		key, _ := owner.register(t, "pw")
+		for n := range 3 {
+			p.Recover(t.Context(), fmt.Appendf(nil, "wrong %d", n))
+		}
+		f.hook(func(d direction, fr frame.Frame) fate {
+			if data, ok := fr.(frame.Data); ok && d == down && data.Sequence == 3 {
+				f.hook(nil)
+				f.vault.forgetAll()
+				if _, err := owner.ChangePassword(t.Context(), []byte("pw"), []byte("pw"), false, cheap); err != nil {
+					t.Error(err)
+				}
+				return cut
+			}
+			return pass
+		})
+		got, err := p.Recover(t.Context(), []byte("pw"))
+		if err != nil || !got.Key.Equal(key.Key) || got.Generation != 2 || got.FailuresBefore != 0 {
+			t.Errorf("generation %d, %d failures before, %v; want 2 and 0", got.Generation, got.FailuresBefore, err)
+		}
+	})
+}
+
 // A relay that drops every reply to a KE3, or every later one, and ends the session,
 // makes a password succeed a few times, not as often as two minutes let it: each time
 // gives a thief of the account ten new attempts.

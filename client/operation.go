@@ -52,10 +52,11 @@ type operation struct {
 
 	verdict error // reached, whether or not the vault has confirmed it
 
-	// failures is how many other attempts were charged since the last success, as
-	// each KE2 told, the most of them: a KE3 whose reply was lost may have ended
-	// that count.
-	failures int
+	// failures is how many other attempts at generation failuresOf were charged
+	// since the last success, as each KE2 told, the most of them: a KE3 whose reply
+	// was lost may have ended that count.
+	failures   int
+	failuresOf uint64
 
 	// finished is how many KE3s were not refused: they succeeded, or nobody knows.
 	finished int

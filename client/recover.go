@@ -31,7 +31,8 @@ const maxResends = 4
 // it.
 //
 // ErrWrongPassword comes with AttemptsLeft; the last one matches ErrDestroyed
-// too. A success gives all attempts back and makes this device the owner.
+// too. A success makes this device the owner, and gives back what was charged up to
+// it: ten attempts are left, less what was charged to others after this one.
 func (c *Client) Recover(ctx context.Context, typed secret.Bytes) (Recovered, error) {
 	var out Recovered
 	pw, err := normalize("recover", typed)
@@ -86,7 +87,7 @@ func (o *operation) attempt(ctx context.Context, pw password.Password) (BackupKe
 	if err != nil {
 		return BackupKey{}, none, err
 	}
-	o.failures = max(o.failures, maxAttempts-o.left-1)
+	o.noteFailures(started.Generation)
 	ke3, sessionKey, exportKey, err := o.finalize(login, started, release)
 	if errors.Is(err, opaque.ErrAuthentication) {
 		return BackupKey{}, none, o.abort(ctx)
@@ -204,6 +205,15 @@ func (o *operation) sendKE1(ctx context.Context, ke1 opaque.KE1, release func())
 		return vaultmsg.RecoverStarted{}, errChanged
 	}
 	return started, nil
+}
+
+// noteFailures takes what KE2's reply told. Another generation has a count of its
+// own: what was guessed at the one before, the receipt told who replaced it.
+func (o *operation) noteFailures(generation uint64) {
+	if generation != o.failuresOf {
+		o.failures, o.failuresOf = 0, generation
+	}
+	o.failures = max(o.failures, maxAttempts-o.left-1)
 }
 
 // finalize makes KE3. ErrAuthentication: the password is wrong.

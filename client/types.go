@@ -120,7 +120,7 @@ type Recovered struct {
 	// FailuresBefore are the attempts charged between the success before this
 	// one and this one. When the person did not make them, somebody else did.
 	FailuresBefore int
-	// AttemptsLeft is ten again.
+	// AttemptsLeft is ten, less what was charged to others after this attempt.
 	AttemptsLeft int
 	// Events of the record before this recovery, newest first.
 	Events []Event
