@@ -156,7 +156,17 @@ func TestBlindIsKeptUntilASuccess(t *testing.T) {
 			return err
 		}
 		wrong(0)
-		keeps("after a wrong password", true)
+		keeps("after a wrong password", false)
+		f.hook(onData(down, 2, drop, 0))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := p.Recover(ctx, []byte("pw")); err == nil {
+			t.Error("recovered without KE2")
+		}
+		f.hook(nil)
+		keeps("while an attempt has no verdict", true)
+		wrong(1)
+		keeps("while it still has none", true)
 		if _, err := p.Recover(t.Context(), []byte("pw")); err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +179,6 @@ func TestBlindIsKeptUntilASuccess(t *testing.T) {
 		for n := range 9 {
 			wrong(n)
 		}
-		keeps("before the last attempt", true)
 		if err := wrong(9); !errors.Is(err, client.ErrDestroyed) {
 			t.Error(err)
 		}

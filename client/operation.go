@@ -58,6 +58,10 @@ type operation struct {
 	failures   int
 	failuresOf uint64
 
+	// drew says that the blind is of this operation, and so of one password: no
+	// other attempt can be open under it.
+	drew bool
+
 	// finished is how many KE3s were not refused: they succeeded, or nobody knows.
 	finished int
 }

@@ -26,9 +26,8 @@ const maxAttempts = 10
 const maxResends = 4
 
 // Recover fetches the backup key with the password. Each new wrong password
-// costs one of ten attempts; the same one typed again, after a broken connection,
-// a restart or its verdict, goes on with the same attempt while the vault remembers
-// it.
+// costs one of ten attempts; the same one typed again after a broken connection,
+// also after a restart, goes on with the same attempt.
 //
 // ErrWrongPassword comes with AttemptsLeft; the last one matches ErrDestroyed
 // too. A success makes this device the owner, and gives back what was charged up to
@@ -133,13 +132,14 @@ func (o *operation) ksf() KSF {
 	return o.status.KSF
 }
 
-// blind returns the blind of the attempts since the last success, or a new one,
-// which is stored before anything is sent: with the same blind the same password
+// blind returns the blind of attempts without a verdict, or a new one, which is
+// stored before anything is sent: with the same blind the same password
 // makes the same element, and the vault goes on with it uncharged (attack A18).
 //
-// It outlives wrong_password and locked. What was typed now may be a typo, while an
-// attempt with the right password, whose KE2 a relay dropped, is still open in the
-// vault: without its blind nobody could go on with it.
+// One that an earlier operation left behind outlives wrong_password and locked. What
+// was typed now may be a typo, while an attempt with the right password, whose KE2 a
+// relay dropped, is still open in the vault: without its blind nobody could go on
+// with it.
 //
 // Another password under the same blind makes another element and is charged, as
 // it should be. That the two elements share a blind tells nobody anything: to
@@ -155,6 +155,7 @@ func (o *operation) blind() (oprf.Blind, error) {
 	if err != nil {
 		return b, err
 	}
+	o.drew = true
 	at.Blind = append(state.Secret(nil), b.B[:]...)
 	return b, o.c.save()
 }
@@ -252,9 +253,9 @@ func (o *operation) abort(ctx context.Context) error {
 			return err
 		}
 		o.verdict = wrong
-		if gone(told.Code) {
+		if gone(told.Code) || o.drew {
 			if err := o.forgetBlind(); err != nil {
-				o.c.cfg.Logger.Warn("the blind of finished attempts could not be removed", "error", err)
+				o.c.cfg.Logger.Warn("the blind of a finished attempt could not be removed", "error", err)
 			}
 		}
 	} else if err != nil {
@@ -270,7 +271,7 @@ func (o *operation) sendKE3(ctx context.Context, ke3 opaque.KE3) (vaultmsg.Recov
 	refused, ok := errors.AsType[*Error](err)
 	if !ok {
 		o.finished++
-	} else if gone(refused.Code) {
+	} else if gone(refused.Code) || o.drew && refused.Code == frame.WrongPassword {
 		if err := o.forgetBlind(); err != nil {
 			return vaultmsg.Recovered{}, err
 		}

@@ -10,13 +10,13 @@ import (
 )
 
 // Store keeps what a Client must not forget: which account and registration it
-// has seen, a registration whose outcome is unknown, the blind of the attempts
-// since the last success, the fleet bundle. One opaque blob, JSON with a version.
+// has seen, a registration whose outcome is unknown, the blind of an attempt
+// without a verdict, the fleet bundle. One opaque blob, JSON with a version.
 //
 // One Store belongs to one account on one device, and to one Client at a time.
 // Losing it is safe: it is what happens to a lost phone. What is lost then is
-// the protection of the story (see StoryError), and a password that was tried
-// before is charged again when it is typed again.
+// the protection of the story (see StoryError), and an attempt that had no
+// verdict yet is charged again when it is repeated.
 //
 // The blob holds no password and no backup key. It holds secrets all the same
 // (see the package's state.go): keep it where the app keeps its own data, out of

@@ -50,7 +50,7 @@ type Fleet struct {
 	Generation uint64      `json:"generation,omitempty"`
 	Registered *Registered `json:"registered,omitempty"`
 	Pending    *Pending    `json:"pending,omitempty"`
-	// Blind is that of the attempts since the last success, 32 bytes.
+	// Blind is that of attempts without a verdict, 32 bytes.
 	Blind Secret `json:"blind,omitempty"`
 }
 
