@@ -35,7 +35,7 @@ var rows = []row{
 	// with no attempts left: from the next command on the answer is destroyed.
 	{client.ErrWrongPassword, WrongPassword, frame.WrongPassword.String(), "Check the keyboard layout and Caps Lock before the next try. The same password typed again costs another attempt."},
 	{client.ErrDestroyed, Destroyed, "", "Nothing can bring the key back. If a phone still holds it, or you kept the recovery key, backups still open; to protect new ones: backupctl register"},
-	{client.ErrLocked, Destroyed, "", "Ten passwords were wrong: the key is destroyed, at once or within hours, and no password opens it any more. The recovery key does, if you kept it: backupctl restore --ask-recovery-key FILE FOLDER"},
+	{client.ErrLocked, Destroyed, "", "Ten passwords were charged: the key is destroyed, at once or within hours. One that was interrupted before its verdict may still open it: type just that one again. Else the recovery key does, if you kept it: backupctl restore --ask-recovery-key FILE FOLDER"},
 	{client.ErrNotRegistered, NotRegistered, "", "Register first: backupctl register. If you did, on another account or fleet, look at the ticket: backupctl ticket check FILE"},
 	{client.ErrPending, Pending, "", "Come back then, with a fresh ticket. Until then the owner of the key may object: backupctl status shows it."},
 	{client.ErrPaced, RateLimited, "", "The vault slows down: many wrong passwords came from other devices, or it has many attempts to serve. No attempt was charged. Wait until then."},
