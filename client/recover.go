@@ -157,7 +157,11 @@ func (o *operation) blind() (oprf.Blind, error) {
 	}
 	o.drew = true
 	at.Blind = append(state.Secret(nil), b.B[:]...)
-	return b, o.c.save()
+	if err := o.c.save(); err != nil {
+		at.Blind = nil // or the next operation would use one that a restart forgets
+		return b, err
+	}
+	return b, nil
 }
 
 // gone says that there is no record any more, and so no open attempt at it.

@@ -281,9 +281,12 @@ func (o *operation) finish(ctx context.Context, p *state.Pending) (Receipt, erro
 	if err != nil {
 		return Receipt{}, err
 	}
+	renewed := o.c.state.At(o.keys.Fleet).Generation != p.Generation
 	o.adopt(&state.Registered{ID: m.ID[:], BodyHash: signed.BodyHash[:], Generation: p.Generation, Receipt: receipt.Signed})
 	at := o.c.state.At(o.keys.Fleet)
-	at.Pending, at.Blind = nil, nil // attempts at the generation before are over
+	if at.Pending = nil; renewed {
+		at.Blind = nil // attempts at the generation before are over
+	}
 	if err := o.c.save(); err != nil {
 		return receipt, err
 	}

@@ -29,7 +29,6 @@ type account struct {
 	generation    uint64
 	charges, base uint64
 	notBefore     uint64
-	missed        uint64 // the attempt that was refused last, since the last charge
 	owner         uint8
 	registration  uint64
 	replaced      [record.MaxReplacements]uint64 // when by its owner, the last first
@@ -44,6 +43,7 @@ type entry struct {
 	open                  bool
 	stranger              bool // not by the owner's device
 	device, misses        uint8
+	missed                uint64
 }
 
 type claim struct {
@@ -153,7 +153,6 @@ func (a *account) charge(op Op) answer {
 	if a.n == record.MaxEntries {
 		a.makeRoom()
 	}
-	a.missed = 0
 	a.charges++
 	a.entries[a.n] = entry{attempt: op.Attempt, charge: a.charges, time: op.Now, open: true, stranger: stranger, device: op.Device}
 	a.n++
@@ -163,13 +162,12 @@ func (a *account) charge(op Op) answer {
 	return answer{charge: a.charges}
 }
 
-// miss: the device was refused, which tells something of each of its attempts that
-// did not fail; but not if it was told the same just before.
+// miss: the device was refused, which tells something of each of its attempts; but not
+// if it was told the same just before.
 func (a *account) miss(op Op) {
-	missed := a.missed
 	for i := range a.entries[:a.n] {
-		if e := &a.entries[i]; missed != op.Attempt && e.device == op.Device && e.misses < record.MaxMisses && (e.open || e.charge <= a.base) {
-			a.missed = op.Attempt
+		if e := &a.entries[i]; e.device == op.Device && e.misses < record.MaxMisses && e.missed != op.Attempt {
+			e.missed = op.Attempt
 			e.misses++
 			e.open = e.open && e.misses < record.MaxMisses
 		}

@@ -14,7 +14,7 @@ import (
 const Format = 1
 
 const (
-	entrySize = 32 + 8 + 8 + 4 + 1
+	entrySize = 32 + 8 + 8 + 8 + 8 + 1
 	claimSize = 16 + 32 + 1 + 8
 	eventSize = 1 + 8 + 4
 
@@ -22,7 +22,7 @@ const (
 		8 + 8 + 8 + // charges, base, not before
 		16 + 32 + 8 + 4 + 32 + 8 + 64 + // registration
 		80 + 33 + opaque.RegistrationRecordSize + vaultmsg.WrapSize + 9 + // secrets
-		32 + 8*MaxReplacements + 4 + // owner, replacements, missed
+		32 + 8*MaxReplacements + // owner, replacements
 		3 // counts
 
 	// Size is the length of every encoded record, in bytes: a record's length
@@ -60,10 +60,10 @@ func (r *Record) Append(b []byte) []byte {
 	for _, t := range r.Replacements {
 		b = be.AppendUint64(b, t)
 	}
-	b = append(append(b, r.Missed[:]...), byte(len(r.Entries)), byte(len(r.Claims)), byte(len(r.Events)))
+	b = append(b, byte(len(r.Entries)), byte(len(r.Claims)), byte(len(r.Events)))
 	for _, e := range r.Entries {
 		b = be.AppendUint64(be.AppendUint64(append(b, e.Attempt[:]...), e.Charge), e.Time)
-		b = append(append(b, e.Device[:]...), flag(e.Open, 1)|flag(e.OffOwner, 2)|e.Misses<<2)
+		b = append(append(append(b, e.Device[:]...), e.Missed[:]...), flag(e.Open, 1)|flag(e.OffOwner, 2)|e.Misses<<2)
 	}
 	for _, c := range r.Claims {
 		b = append(append(append(b, c.ID[:]...), c.Device[:]...), byte(c.What))
@@ -103,7 +103,6 @@ func Decode(b []byte) (Record, error) {
 	for i := range r.Replacements {
 		r.Replacements[i] = d.u64()
 	}
-	d.copy(r.Missed[:])
 	if err := r.decodeLists(d); err != nil {
 		return Record{}, err
 	}
@@ -128,6 +127,7 @@ func (r *Record) decodeLists(d *decoder) error {
 		d.copy(e.Attempt[:])
 		e.Charge, e.Time = d.u64(), d.u64()
 		d.copy(e.Device[:])
+		d.copy(e.Missed[:])
 		flags := d.u8()
 		if e.Misses = flags >> 2; e.Misses > MaxMisses {
 			return fmt.Errorf("%w: entry flags %d", ErrMalformed, flags)

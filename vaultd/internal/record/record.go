@@ -72,8 +72,6 @@ type Record struct {
 	Replacements [MaxReplacements]uint64 // newest first; cleared by a KE3, kept by a tombstone
 	Claims       []Claim                 // at most MaxClaims
 
-	Missed [4]byte // the first bytes of the attempt id that was refused last, since the last charge
-
 	Events []vaultmsg.Event // at most MaxEvents, newest first
 }
 
@@ -84,10 +82,12 @@ type Entry struct {
 	Time     uint64
 	Open     bool    // no verdict yet: a record that is used up waits for it
 	OffOwner bool    // by a device that was not the owner then
-	Device   [4]byte // the first bytes of its thumbprint, as in an event
+	Device   [8]byte // the first bytes of its thumbprint
 	// Misses counts what the device was refused since: each refusal tells whoever
-	// holds it that the password of this attempt is another one.
+	// holds it that the password of this attempt is another one. Missed is the last
+	// of them, the first bytes of its attempt id.
 	Misses uint8
+	Missed [8]byte
 }
 
 // Claim is a device's announced wish to replace or delete the record.

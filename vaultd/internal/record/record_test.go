@@ -18,11 +18,11 @@ func full() record.Record {
 		Registration: vaultmsg.RegistrationID{1}, BodyHash: [32]byte{2}, Replaced: 3, ReplacedFailures: 4,
 		RegisteredBy: vaultmsg.Thumbprint{5}, RegisteredAt: 6, ReceiptSignature: [64]byte{7},
 		OPRFKey: [80]byte{8}, OPRFPublic: [33]byte{9}, OPAQUE: [129]byte{10}, Wrap: [128]byte{11}, KSF: opaque.DefaultArgon2id,
-		Owner: vaultmsg.Thumbprint{12}, Replacements: [3]uint64{3, 2, 1}, Missed: [4]byte{13},
+		Owner: vaultmsg.Thumbprint{12}, Replacements: [3]uint64{3, 2, 1},
 	}
 	for i := range record.MaxEntries {
 		r.Entries = append(r.Entries, record.Entry{Attempt: [32]byte{byte(i)}, Charge: uint64(16 + i), Time: 9, Open: i%2 == 0, OffOwner: i%3 == 0,
-			Device: [4]byte{byte(i)}, Misses: uint8(i % 4)})
+			Device: [8]byte{byte(i)}, Misses: uint8(i % 4), Missed: [8]byte{byte(i), 1}})
 	}
 	for range record.MaxClaims {
 		r.Claims = append(r.Claims, record.Claim{ID: vaultmsg.ClaimID{1}, Device: vaultmsg.Thumbprint{2}, What: vaultmsg.ClaimDelete, Made: 3})

@@ -46,10 +46,9 @@ func Charge(r *record.Record, a Attempt, now time.Time, p Params) (charge uint64
 	}
 	r.Entries = slices.DeleteFunc(r.Entries, func(e record.Entry) bool { return e.Attempt == a.ID && e.Charge <= r.Base })
 	makeRoom(r)
-	r.Missed = [4]byte{}
 	r.Charges++
 	r.Entries = append(r.Entries, record.Entry{
-		Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner, Device: [4]byte(a.Device[:4]),
+		Attempt: a.ID, Charge: r.Charges, Time: seconds(now), Open: true, OffOwner: offOwner, Device: [8]byte(a.Device[:8]),
 	})
 	if n := offOwnerFailures(r); offOwner && n >= paceFrom {
 		r.NotBefore = seconds(now.Add(pace[min(n-paceFrom, len(pace)-1)]))
@@ -63,28 +62,21 @@ func (a Attempt) GoesOn(e record.Entry) bool {
 	return e.Attempt == a.ID && e.Misses < record.MaxMisses && (e.Open || !a.anew(e))
 }
 
-// Miss counts a refusal against the attempts of its device that may have been right,
-// and says whether there are any. Who has the device and its blind could else test as
-// many passwords as he likes while nothing is charged: the one that goes on is right.
-// What was missed too often does not go on any more, and is not waited for. The same
-// password again tells nothing more: a relay that drops the refusal makes a phone
-// repeat it.
+// Miss counts a refusal against the attempts of its device, and says whether there
+// are any. Who has the device and its blind could else test as many passwords as he
+// likes while nothing is charged: the one that goes on was typed. What was missed too
+// often does not go on any more, and is not waited for. The same password again tells
+// nothing more: a relay that drops the refusal makes a phone repeat it.
 func Miss(r *record.Record, a Attempt) (counted bool) {
-	if r.Missed == [4]byte(a.ID[:4]) {
-		return false
-	}
+	id := [8]byte(a.ID[:8])
 	for i := range r.Entries {
 		e := &r.Entries[i]
-		wrong := !e.Open && e.Charge > r.Base
-		if e.Device != [4]byte(a.Device[:4]) || e.Misses == record.MaxMisses || wrong {
+		if e.Device != [8]byte(a.Device[:8]) || e.Misses == record.MaxMisses || e.Missed == id {
 			continue
 		}
-		e.Misses++
+		e.Misses, e.Missed = e.Misses+1, id
 		e.Open = e.Open && e.Misses < record.MaxMisses
 		counted = true
-	}
-	if counted {
-		r.Missed = [4]byte(a.ID[:4])
 	}
 	return counted
 }

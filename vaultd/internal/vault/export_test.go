@@ -135,7 +135,11 @@ func DamagePermits(store recordstore.Store, module hsm.Module) (recordstore.ID, 
 	if err != nil {
 		return id, err
 	}
-	_, err = store.Swap(context.Background(), id, 0, []byte("garbage"))
+	_, version, err := store.Load(context.Background(), id)
+	if err != nil {
+		return id, err
+	}
+	_, err = store.Swap(context.Background(), id, version, []byte("garbage"))
 	return id, err
 }
 

@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -190,9 +191,53 @@ func TestRefusalsOfOthersCountForNobody(t *testing.T) {
 	for left := 8; left >= 0; left-- {
 		thief.recover("0000")
 	}
-	for range 10 {
+	typo := phone.try("12345")
+	for range 10 { // and a relay makes the phone repeat its one typo
 		want(t, "the thief", thief.recover("0000"), frame.Locked, 0)
+		want(t, "the typo", typo.ke1(), frame.Locked, 0)
+		phone.session()
 	}
 	m, _ := right.ke3(right.ke1())
 	want(t, "the person", phone.send(m), frame.OK, 1)
+}
+
+// TestNoPermitIsNoOracle: the same, while no permit can be had.
+func TestNoPermitIsNoOracle(t *testing.T) {
+	for misses := range 4 {
+		w := newWorld(t, func(c *vault.Config) { c.MaxCharges = 64 }) // a block is one permit
+		w.phone("anna").register(vaultmsg.PurposeRegister, 0, "1234")
+		phone := w.phone("anna")
+		right := phone.try("1234")
+		want(t, "charged", right.ke1(), frame.OK, 9)
+		if _, err := vault.DamagePermits(w.store, w.hsm.Module); err != nil {
+			t.Fatal(err)
+		}
+		for n := range misses {
+			want(t, "a guess", phone.try(string(rune('a'+n))).ke1(), frame.Unavailable, 9)
+		}
+		status := frame.OK
+		if misses == 3 {
+			status = frame.Unavailable // it would have to be charged
+		}
+		want(t, "the right one", right.ke1(), status, 9)
+	}
+}
+
+// TestWhatCannotBeStoredGoesNotOn: else a store that takes nothing, or no leases, would
+// tell a thief of phone and blind what was typed, as often as he asks.
+func TestWhatCannotBeStoredGoesNotOn(t *testing.T) {
+	w, phone := setup(t)
+	right := phone.try("1234")
+	right.ke1()
+	w.hsm.before = func(op string) error {
+		if op == "seal" {
+			return errors.New("nothing can be sealed")
+		}
+		return nil
+	}
+	want(t, "a guess", phone.try("0000").ke1(), frame.Unavailable, 9)
+	want(t, "the right one", right.ke1(), frame.Unavailable, 9)
+	w.hsm.before = nil
+	m, _ := right.ke3(right.ke1())
+	want(t, "once it can", phone.send(m), frame.OK, 10)
 }

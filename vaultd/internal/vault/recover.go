@@ -24,7 +24,7 @@ func (c *Conversation) recoverStart(ctx context.Context, m vaultmsg.RecoverStart
 	a := &attempt{Attempt: rules.Attempt{Device: c.device}, ends: c.v.cfg.Now().Add(c.v.cfg.AKE)}
 	live, verdict, err := c.charge(ctx, a, ke1.BlindedMessage)
 	if err != nil {
-		return c.chargeInDoubt(ctx, a, err)
+		return c.chargeInDoubt(ctx, a, verdict, err)
 	}
 	if verdict.Status != frame.OK {
 		c.v.pretend(ctx, c.account, ke1)
@@ -102,7 +102,9 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 		if verdict.Status != frame.OK && !verdict.Write {
 			refused()
 		}
-		return r, verdict.Write, nil
+		// What goes on is stored too, as it is: a store that takes no charges must not
+		// tell by this who types what he typed before.
+		return r, verdict.Write || verdict.Status == frame.OK, nil
 	}
 	for {
 		// What was taken is not given back after a failure: the charge may stand.
@@ -114,6 +116,11 @@ func (c *Conversation) charge(ctx context.Context, a *attempt, blinded [33]byte)
 			noLease = ctx.Err()
 		}
 		if noLease != nil {
+			if err := c.update(ctx, func(r *record.Record) (*record.Record, bool, error) {
+				return r, r != nil && rules.Miss(r, a.Attempt), nil
+			}); err != nil {
+				return live, verdict, fmt.Errorf("%w: refusal: %v", errNoPermit, err)
+			}
 			// Without %w: that a lease may have been stored is no doubt about the charge.
 			return live, verdict, fmt.Errorf("%w: %v", errNoPermit, noLease)
 		}
@@ -149,9 +156,9 @@ func (c *Conversation) generateKE2(ctx context.Context, a *attempt, r *record.Re
 // has been evaluated. It looks once more for what is left. After ErrUnknown it says
 // that there was a charge, also when it sees none: in a cluster the swap may still
 // land.
-func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, cause error) vaultmsg.Reply {
+func (c *Conversation) chargeInDoubt(ctx context.Context, a *attempt, verdict rules.Verdict, cause error) vaultmsg.Reply {
 	c.v.cfg.Logger.Error("operation failed", "op", "charge", "err", cause)
-	reply := vaultmsg.Reply{Status: frame.Unavailable, Charged: errors.Is(cause, recordstore.ErrUnknown)}
+	reply := vaultmsg.Reply{Status: frame.Unavailable, Charged: verdict.Status == frame.OK && errors.Is(cause, recordstore.ErrUnknown)}
 	r, _, err := c.v.records.load(ctx, c.id)
 	if err != nil || r == nil {
 		return reply
