@@ -26,8 +26,8 @@ const maxAttempts = 10
 const maxResends = 4
 
 // Recover fetches the backup key with the password. Each new wrong password
-// costs one of ten attempts; the same one typed again after a broken connection,
-// also after a restart, goes on with the same attempt.
+// costs one of ten attempts; the same one typed again after a broken
+// connection, also after a restart, goes on with the same attempt.
 //
 // ErrWrongPassword comes with AttemptsLeft; the last one matches ErrDestroyed
 // too. A success makes this device the owner, and gives back what was charged up to
@@ -133,8 +133,8 @@ func (o *operation) ksf() KSF {
 }
 
 // blind returns the blind of attempts without a verdict, or a new one, which is
-// stored before anything is sent: with the same blind the same password
-// makes the same element, and the vault goes on with it uncharged (attack A18).
+// stored before anything is sent: with the same blind the same password makes the
+// same element, and the vault goes on with it uncharged (attack A18).
 //
 // One that an earlier operation left behind outlives wrong_password and locked. What
 // was typed now may be a typo, while an attempt with the right password, whose KE2 a
