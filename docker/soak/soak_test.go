@@ -260,7 +260,10 @@ func TestMeasured(t *testing.T) {
 			t.Errorf("%q is a measurement", bad)
 		}
 	}
-	if got := medianP99([]measured{{p99: 9}, {p99: 1}, {p99: 3}}); got != 3 {
+	if got := p99([]measured{{p99: 9}, {p99: 1}, {p99: 3}, {p99: 2}, {p99: 8}}, 4); got != 2 {
+		t.Errorf("best quarter %v, want 2", got)
+	}
+	if got := p99([]measured{{p99: 9}, {p99: 1}, {p99: 3}}, 2); got != 3 {
 		t.Errorf("median %v", got)
 	}
 }
