@@ -43,8 +43,9 @@ func TestMain(m *testing.M) {
 // house is a running stack, with a relay in front of chatd that does as it is told.
 type house struct {
 	*stack.Stack
-	t     *testing.T
-	relay *relay
+	t           *testing.T
+	relay       *relay
+	connectWait time.Duration // of phones; 0: the default
 }
 
 // bothRedis runs a test with the embedded Redis and with a real redis-server.
@@ -125,8 +126,8 @@ func (h *house) phoneOf(key ticket.DeviceKey, tickets func(context.Context) (str
 	p.Client, err = client.New(client.Config{
 		URL: h.relay.url(), Pins: pins, Device: key, Store: &client.MemStore{}, Tickets: tickets,
 		// The machine is busy with the tests beside this one.
-		Timeout: 5 * time.Minute,
-		Logger:  slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Timeout: 5 * time.Minute, ConnectWait: h.connectWait,
+		Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
 		h.t.Fatal(err)

@@ -101,6 +101,7 @@ func TestVaultKilledBetweenKE2AndKE3(t *testing.T) {
 func TestTwoHundredParallelGuesses(t *testing.T) { bothRedis(t, twoHundredParallelGuesses) }
 
 func twoHundredParallelGuesses(t *testing.T, h *house) {
+	h.connectWait = time.Minute // two hundred handshakes at once, beside other tests
 	h.registered("anna", "1234")
 	var wg sync.WaitGroup
 	var wrong, refused, other atomic.Int32
